@@ -1,0 +1,210 @@
+//! The connection table.
+//!
+//! One entry per connection and interface; both directions of the connection meet in it. The
+//! entry's counters are the truth of the accounting: user space reads them, only the kernel
+//! programs change them, and they never go back while the entry exists.
+
+use crate::layout;
+
+/// Map name.
+pub const MAP: &str = "connections";
+
+layout! {
+    /// Key: the two ends in ascending order of (address, port), and where they were seen.
+    #[repr(align(8))]
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct ConnKey {
+        /// The lower end's address.
+        pub low_addr: [u8; 16],
+        /// The higher end's address.
+        pub high_addr: [u8; 16],
+        /// The lower end's port; 0 where the protocol has none or it is unknown (a fragment
+        /// without its first). ICMP echo: the identifier, on both ends. Other ICMP: `type << 8 | code`,
+        /// on both ends.
+        pub low_port: u16,
+        /// The higher end's port; see `low_port`.
+        pub high_port: u16,
+        /// `ifindex << 9 | path << 8 | protocol`. `path` is [`PATH_LOW_INGRESS`] or
+        /// [`PATH_LOW_EGRESS`]: a connection whose packets pass one interface twice (loopback,
+        /// hairpin) has an entry for each time.
+        pub link: u32,
+    } = 40
+}
+
+/// Packets from low to high enter by the interface's ingress hook, and replies leave by egress.
+pub const PATH_LOW_INGRESS: u32 = 0;
+/// Packets from low to high leave by the interface's egress hook, and replies enter by ingress.
+pub const PATH_LOW_EGRESS: u32 = 1;
+
+/// Index of the direction low → high in [`ConnValue::dirs`].
+pub const LOW_TO_HIGH: usize = 0;
+/// Index of the direction high → low.
+pub const HIGH_TO_LOW: usize = 1;
+
+layout! {
+    /// Hot counters of one direction. Changed by atomic adds; `last` by plain stores.
+    pub struct DirHot {
+        /// Packets as the kernel handled them: a GSO or GRO super-packet is one.
+        pub packets: u64,
+        /// Bytes of these packets behind the link header: `skb->len` less the link header, not the
+        /// IP header's length field. So Ethernet padding and tags counted by the interface count
+        /// here too, and Σ(bytes + link header × packets) is what the interface counted.
+        pub bytes: u64,
+        /// `bpf_jiffies64` at the latest packet; 0 before the first.
+        pub last: u64,
+    } = 24
+}
+
+layout! {
+    /// What else is known of one direction. Estimates (`rtt`, `retransmits`) are not atomic.
+    pub struct DirMore {
+        /// Wire segments beyond the first of each super-packet.
+        pub extra_segments: u64,
+        /// Header bytes (IP and transport) that these further segments carry on the wire.
+        pub extra_bytes: u64,
+        /// `bpf_ktime_get_ns` at the first packet; 0 before it.
+        pub first_ns: u64,
+        /// When the segment whose acknowledgement is awaited was seen; 0 when none is.
+        pub rtt_sent_ns: u64,
+        /// The acknowledgement number that answers it.
+        pub rtt_ack: u32,
+        /// Smoothed round-trip time from this hook towards the receiver of this direction and
+        /// back, nanoseconds (RFC 6298, alpha 1/8); 0 when none was measured.
+        pub srtt_ns: u32,
+        /// The highest sequence number seen plus one.
+        pub next_seq: u32,
+        /// Segments with data that had been seen before.
+        pub retransmits: u32,
+    } = 48
+}
+
+layout! {
+    /// Totals of one direction when the tuple was last reused.
+    pub struct DirTotals {
+        /// See [`DirHot::packets`].
+        pub packets: u64,
+        /// See [`DirHot::bytes`].
+        pub bytes: u64,
+        /// See [`DirMore::extra_segments`].
+        pub extra_segments: u64,
+        /// See [`DirMore::extra_bytes`].
+        pub extra_bytes: u64,
+    } = 32
+}
+
+layout! {
+    /// Value. The first 64 bytes are all that an established packet needs.
+    pub struct ConnValue {
+        /// Hot counters, by direction.
+        pub dirs: [DirHot; 2],
+        /// Set once by the retire program, never cleared: packets no longer count here but as
+        /// unattributed (cause retiring), so what is read after a grace period is final.
+        pub retired: u32,
+        /// TCP flags seen, by direction (RFC 9293 bits: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32,
+        /// ECE 64, CWR 128).
+        pub tcp_flags: [u8; 2],
+        /// One of the `STATE_` numbers.
+        pub state: u8,
+        /// Direction index of the connection's first packet, hence of its client; a TCP SYN-ACK
+        /// seen first is an answer, and counts as the server's.
+        pub client: u8,
+        /// Number of this incarnation: `bpf_ktime_get_ns` when the entry (or, after reuse of the
+        /// tuple, the present connection) began. Unique together with the key.
+        pub id: u64,
+
+        /// More, by direction.
+        pub more: [DirMore; 2],
+        /// Nanoseconds (`bpf_ktime_get_ns`) of the client's SYN and of the server's SYN-ACK and of
+        /// the client's first ACK after it; 0 where not seen.
+        pub syn_ns: u64,
+        /// See `syn_ns`.
+        pub synack_ns: u64,
+        /// See `syn_ns`.
+        pub ack_ns: u64,
+        /// The client's initial sequence number; 0 when the SYN was not seen.
+        pub initial_seq: u32,
+        /// How often the tuple was reused for a new connection within this entry.
+        pub reuses: u32,
+        /// `bpf_get_socket_cookie` of the local socket at creation; 0 where there is none.
+        pub cookie: u64,
+        /// Totals at the latest reuse: what belongs to the connections before this one.
+        pub before: [DirTotals; 2],
+    } = 264
+}
+
+/// Not TCP, or nothing known.
+pub const STATE_NONE: u8 = 0;
+/// SYN seen.
+pub const STATE_SYN_SENT: u8 = 1;
+/// SYN and SYN-ACK seen.
+pub const STATE_SYN_RECV: u8 = 2;
+/// Handshake complete, or data seen on a connection older than the observer.
+pub const STATE_ESTABLISHED: u8 = 3;
+/// One side has sent FIN.
+pub const STATE_FIN_WAIT: u8 = 4;
+/// Both sides have sent FIN.
+pub const STATE_CLOSED: u8 = 5;
+/// RST seen.
+pub const STATE_RESET: u8 = 6;
+
+// === impl ConnValue ===
+
+impl ConnValue {
+    /// Nothing counted, nothing known.
+    pub const ZERO: Self = Self {
+        dirs: [DirHot { packets: 0, bytes: 0, last: 0 }; 2],
+        retired: 0,
+        tcp_flags: [0; 2],
+        state: STATE_NONE,
+        client: 0,
+        id: 0,
+        more: [DirMore::ZERO; 2],
+        syn_ns: 0,
+        synack_ns: 0,
+        ack_ns: 0,
+        initial_seq: 0,
+        reuses: 0,
+        cookie: 0,
+        before: [DirTotals { packets: 0, bytes: 0, extra_segments: 0, extra_bytes: 0 }; 2],
+    };
+}
+
+// === impl DirMore ===
+
+impl DirMore {
+    /// Nothing known.
+    pub const ZERO: Self = Self {
+        extra_segments: 0,
+        extra_bytes: 0,
+        first_ns: 0,
+        rtt_sent_ns: 0,
+        rtt_ack: 0,
+        srtt_ns: 0,
+        next_seq: 0,
+        retransmits: 0,
+    };
+}
+
+// === impl ConnKey ===
+
+impl ConnKey {
+    /// The interface's index.
+    pub const fn ifindex(&self) -> u32 {
+        self.link >> 9
+    }
+
+    /// The IP protocol number.
+    pub const fn protocol(&self) -> u8 {
+        self.link as u8
+    }
+
+    /// [`PATH_LOW_INGRESS`] or [`PATH_LOW_EGRESS`].
+    pub const fn path(&self) -> u32 {
+        self.link >> 8 & 1
+    }
+
+    /// Puts the parts of `link` together; `ifindex` must be below 2^23.
+    pub const fn link(ifindex: u32, path: u32, protocol: u8) -> u32 {
+        ifindex << 9 | (path & 1) << 8 | protocol as u32
+    }
+}

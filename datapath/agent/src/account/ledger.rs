@@ -1,0 +1,79 @@
+//! Totals that are no connection's: interfaces, lost events, drops. Reported like connections, by
+//! difference to what was committed.
+
+use datapath_abi::reported::{
+    KIND_DROP, KIND_IFACE, KIND_LOST, Reported, ReportedKey, TOTALS,
+};
+use hashbrown::HashMap;
+
+use super::batch::Batch;
+use super::book::{minus, settled};
+
+/// Marks which instance of the pinned maps this is: its `id`. A kind of the agent's own; see
+/// [`boot`](crate::boot).
+pub(crate) const KIND_INSTANCE: u32 = u32::MAX;
+
+/// Second index of an interface's own counters; its unattributed ones follow.
+pub(super) const OWN: u64 = 0;
+/// Causes of unattributed frames in one entry (packets and bytes each).
+pub(super) const CAUSES_PER_ENTRY: usize = TOTALS / 2;
+
+/// Committed totals.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    committed: HashMap<ReportedKey, [u64; TOTALS]>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(super) fn set(&mut self, key: ReportedKey, totals: [u64; TOTALS]) {
+        self.committed.insert(key, totals);
+    }
+
+    pub(super) fn get(&self, key: &ReportedKey) -> Option<&[u64; TOTALS]> {
+        self.committed.get(key)
+    }
+
+    pub(super) fn remove(&mut self, key: &ReportedKey) {
+        self.committed.remove(key);
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ReportedKey> {
+        self.committed.keys()
+    }
+
+    /// Enters in `batch` that it brings `key` to `now`; returns what that adds. Totals below the
+    /// committed ones belong to a counter that began anew (an interface made again under its
+    /// index), and add themselves.
+    pub(super) fn stage(
+        &self,
+        batch: &mut Batch,
+        key: ReportedKey,
+        now: [u64; TOTALS],
+    ) -> [u64; TOTALS] {
+        let was = self.committed.get(&key).copied().unwrap_or_default();
+        let anew = now.iter().zip(&was).any(|(now, was)| now < was);
+        let delta = if anew { now } else { minus(&now, &was) };
+        if now != was {
+            batch.reported.push((key, Reported { was, now, ..settled(was, 0, 0) }));
+            batch.totals.push((key, now));
+        }
+        delta
+    }
+}
+
+/// Key of an interface's entry.
+pub(super) fn iface(ifindex: u32, part: u64) -> ReportedKey {
+    ReportedKey { kind: KIND_IFACE, link: ifindex, ends: part }
+}
+
+/// Key of the lost events; its totals are indexed by kind of event.
+pub(super) fn lost() -> ReportedKey {
+    ReportedKey { kind: KIND_LOST, link: 0, ends: 0 }
+}
+
+/// Key of drops of a reason; its totals are packets and bytes.
+pub(super) fn drop(netns: u32, reason: u32) -> ReportedKey {
+    ReportedKey { kind: KIND_DROP, link: reason, ends: u64::from(netns) }
+}

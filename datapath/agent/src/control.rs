@@ -1,0 +1,147 @@
+//! Control: what the cluster consists of, from whoever knows.
+//!
+//! A [`ControlSource`] publishes whole snapshots; who reads them compares revisions. The first
+//! source is a folder of Kubernetes manifests ([`Manifests`]); a watcher of the Kubernetes API is
+//! another implementation of the same trait.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use datapath_policy::Policy;
+use stage::StopToken;
+use tokio::sync::watch;
+
+mod document;
+mod manifests;
+mod objects;
+mod workload;
+
+pub use manifests::Manifests;
+
+/// Knows the cluster.
+#[async_trait::async_trait]
+pub trait ControlSource: std::fmt::Debug + Send {
+    /// Publishes a snapshot whenever something changed, until `stop`.
+    async fn run(self: Box<Self>, publish: watch::Sender<Arc<Snapshot>>, stop: StopToken);
+}
+
+/// The cluster at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Grows with every change; 0 is "nothing known yet".
+    pub revision: u64,
+    /// Pods.
+    pub pods: Vec<Pod>,
+    /// Labels of namespaces, by name.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Nodes.
+    pub nodes: Vec<Node>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Endpoint slices.
+    pub slices: Vec<EndpointSlice>,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Documents that were left out.
+    pub problems: Vec<Problem>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.nodeName`.
+    pub node: String,
+    /// `status.podIPs`.
+    pub ips: Vec<IpAddr>,
+    /// It shares the node's addresses.
+    pub host_network: bool,
+    /// It has ended (`status.phase` Succeeded or Failed): its addresses may be another's.
+    pub ended: bool,
+    /// The interface that the annotation `weir.io/interface` names; empty without one.
+    pub interface: String,
+    /// Name of the workload that owns it.
+    pub workload: String,
+    /// Kind of that workload.
+    pub workload_kind: String,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// `status.addresses` that are IP addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `ClusterIP`, `NodePort`, …
+    pub kind: String,
+    /// Cluster, external and load balancer addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty where there is only one.
+    pub name: String,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port clients use.
+    pub port: u16,
+    /// The port on every node; 0 without one.
+    pub node_port: u16,
+}
+
+/// Backends of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its namespace.
+    pub namespace: String,
+    /// The service it belongs to.
+    pub service: String,
+    /// Addresses of the backends.
+    pub addresses: Vec<IpAddr>,
+    /// IP protocol number and port.
+    pub ports: Vec<(u8, u16)>,
+}
+
+/// A document that could not be taken, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the file.
+    pub file: String,
+    /// Which document of the file, from 1.
+    pub document: usize,
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+// === impl Problem ===
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, document, line, message } = self;
+        write!(f, "{file}:{line}: document {document}: {message}")
+    }
+}

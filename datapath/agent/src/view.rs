@@ -1,0 +1,92 @@
+//! What the agent knows beside the counters: whom addresses belong to, what is behind an interface,
+//! names, processes. Rows are written from it; nothing in it counts.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use datapath_abi::conn::{ConnKey, LOW_TO_HIGH, PATH_LOW_INGRESS};
+
+pub(crate) mod directory;
+pub(crate) mod identity;
+pub(crate) mod ports;
+pub(crate) mod role;
+
+use crate::names::Names;
+use crate::process::Processes;
+use directory::Directory;
+use ports::Ports;
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) node: Arc<str>,
+    pub(crate) directory: Directory,
+    pub(crate) ports: Ports,
+    pub(crate) names: Names,
+    pub(crate) processes: Processes,
+}
+
+/// A connection's ends as its client sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) source: IpAddr,
+    pub(crate) source_port: u16,
+    pub(crate) destination: IpAddr,
+    pub(crate) destination_port: u16,
+    /// Index of the client's direction in the value's arrays.
+    pub(crate) out: usize,
+    /// The client's packets enter by the interface's ingress hook.
+    pub(crate) enters: bool,
+}
+
+// === impl View ===
+
+impl View {
+    /// A view that knows nothing yet.
+    pub(crate) fn new(cluster: &str, node: &str, processes: Processes) -> Self {
+        Self {
+            cluster: Arc::from(cluster),
+            node: Arc::from(node),
+            directory: Directory::default(),
+            ports: Ports::default(),
+            names: Names::default(),
+            processes,
+        }
+    }
+
+    /// Who asks for names under this address: programs of the host may ask from any of its
+    /// addresses and connect from another.
+    pub(crate) fn client(&self, address: IpAddr) -> IpAddr {
+        if self.directory.is_local(address) {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            address
+        }
+    }
+}
+
+// === impl Ends ===
+
+impl Ends {
+    pub(crate) fn of(key: &ConnKey, client: u8) -> Self {
+        let low = (address(&key.low_addr), key.low_port);
+        let high = (address(&key.high_addr), key.high_port);
+        let out = usize::from(client) & 1;
+        let low_is_client = out == LOW_TO_HIGH;
+        let (source, destination) = if low_is_client { (low, high) } else { (high, low) };
+        Self {
+            source: source.0,
+            source_port: source.1,
+            destination: destination.0,
+            destination_port: destination.1,
+            out,
+            enters: low_is_client == (key.path() == PATH_LOW_INGRESS),
+        }
+    }
+}
+
+/// An address as the datapath holds it.
+pub(crate) fn address(bytes: &[u8; 16]) -> IpAddr {
+    Ipv6Addr::from(*bytes).to_canonical()
+}

@@ -1,0 +1,290 @@
+//! The agent over the real kernel half: one node, two pods, real traffic, a real gRPC client. Needs
+//! root; without it, it fails.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Int32Type, UInt64Type};
+use arrow_array::{Array as _, RecordBatch};
+use columns::{Table, ipc};
+use datapath_agent::{Config, Interfaces, Ready};
+use harness::traffic::{EchoServer, datagrams, ping, short_connections};
+use harness::{Cluster, Node, Pod};
+use stage::StopToken;
+use tonic::transport::Endpoint;
+use wire::export::export_client::ExportClient;
+use wire::export::subscribe_request::Request;
+use wire::export::subscribe_response::Response;
+use wire::export::{Ack, Start, StatusRequest, SubscribeRequest};
+
+/// Rows by table, as a relay gets them.
+type Rows = BTreeMap<String, Vec<RecordBatch>>;
+
+struct Lab {
+    cluster: Cluster,
+    dir: PathBuf,
+    pins: PathBuf,
+}
+
+// === impl Lab ===
+
+impl Lab {
+    fn new(name: &str) -> Self {
+        let mut cluster = Cluster::for_test(name, &["a"]).unwrap();
+        cluster.add_plain_pod(0, "client").unwrap();
+        cluster.add_plain_pod(0, "server").unwrap();
+        let dir = cluster.run().directory("agent").unwrap();
+        let lab = Self { pins: cluster.run().pins("agent"), dir, cluster };
+        std::fs::create_dir_all(lab.dir.join("manifests")).unwrap();
+        for pod in lab.cluster.pods() {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, \
+                 labels: {{app: {name}}}}}\nstatus: {{podIPs: [{{ip: {}}}, {{ip: '{}'}}]}}\n",
+                pod.ipv4,
+                pod.ipv6,
+                name = pod.spec.name,
+            );
+            std::fs::write(lab.dir.join(format!("manifests/{}.yaml", pod.spec.name)), text).unwrap();
+        }
+        lab
+    }
+
+    fn node(&self) -> &Node {
+        &self.cluster.nodes()[0]
+    }
+
+    fn pod(&self, name: &str) -> &Pod {
+        self.cluster.pod(name)
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            interval: Duration::from_secs(1),
+            manifests: Some(self.dir.join("manifests")),
+            socket: Some(self.dir.join("hubble.sock")),
+            interfaces: Interfaces::parse("veth*,eth0,lo"),
+            max_connections: 8192,
+            ..Config::new("a", self.dir.join("spool"), &self.pins)
+        }
+    }
+
+    /// Runs an agent in the node's namespace while `during` runs; returns what it exported, too.
+    fn observe(&self, config: Config, during: impl FnOnce(&Ready)) -> Rows {
+        let (stop, socket) = (StopToken::new(), config.socket.clone().unwrap());
+        let (ready, readied) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let agent = scope.spawn(|| self.run(config, stop.clone(), ready));
+            let ready = match readied.recv_timeout(Duration::from_secs(60)) {
+                Ok(ready) => ready,
+                Err(_) => panic!("{:?}", agent.join().unwrap()),
+            };
+            let relay = scope.spawn(|| runtime().block_on(relay(&socket)));
+            during(&ready);
+            stop.stop();
+            agent.join().unwrap().unwrap();
+            relay.join().unwrap()
+        })
+    }
+
+    fn run(
+        &self,
+        config: Config,
+        stop: StopToken,
+        ready: mpsc::Sender<Ready>,
+    ) -> Result<(), datapath_agent::Error> {
+        let metrics = prometheus::Registry::new();
+        let stages = stage::Registry::new();
+        let work = || {
+            runtime().block_on(datapath_agent::run(config, &metrics, &stages, stop, move |r| {
+                ready.send(r).unwrap();
+            }))
+        };
+        self.node().netns.run(work).unwrap()
+    }
+
+    fn traffic(&self) {
+        let (client, server) = (self.pod("client"), self.pod("server"));
+        for ip in [server.ipv4.into(), server.ipv6.into()] {
+            let address = SocketAddr::new(ip, 8080);
+            let _echo = EchoServer::start(&server.netns, address).unwrap();
+            assert_eq!(short_connections(&client.netns, address, 50, 20_000).unwrap(), 50);
+            ping(&client.netns, ip, 5, 3000).unwrap();
+            datagrams(&client.netns, SocketAddr::new(ip, 9), 50, 500, true).unwrap();
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Takes everything until the agent ends the stream.
+async fn relay(socket: &Path) -> Rows {
+    let uri = format!("unix://{}", socket.display());
+    let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+    let mut client = ExportClient::new(channel).max_decoding_message_size(64 << 20);
+    let status = client.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.warnings, Vec::<String>::new());
+    let ask = |request| SubscribeRequest { request: Some(request) };
+    let (acks, outbound) = stage::queue(&stage::Registry::new(), "test", 64);
+    let start = Start { relay: "test".into(), after: None, window: 0 };
+    acks.send(ask(Request::Start(start))).await.unwrap();
+    let outbound = futures::stream::unfold(outbound, |mut outbound| async move {
+        outbound.recv().await.map(|message| (message, outbound))
+    });
+    let mut inbound = client.subscribe(outbound).await.unwrap().into_inner();
+    let mut rows = Rows::new();
+    while let Ok(Some(message)) = inbound.message().await {
+        let Some(Response::Batch(batch)) = message.response else { continue };
+        for part in &batch.parts {
+            let table = Table::by_name(&part.table).unwrap();
+            let decoded = ipc::decode(table, &part.ipc).unwrap();
+            rows.entry(part.table.clone()).or_default().push(decoded);
+        }
+        let _ = acks.send(ask(Request::Ack(Ack { up_to: batch.position }))).await;
+    }
+    rows
+}
+
+/// Sums of columns, by a word.
+fn sums(rows: &Rows, table: &str, by: &str, columns: &[&str]) -> BTreeMap<String, Vec<u64>> {
+    let mut all: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for batch in rows.get(table).into_iter().flatten() {
+        for row in 0..batch.num_rows() {
+            let sums = all.entry(word(batch, by, row)).or_insert_with(|| vec![0; columns.len()]);
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                let column = batch.column_by_name(column).unwrap().as_primitive::<UInt64Type>();
+                *sum += column.value(row);
+            }
+        }
+    }
+    all
+}
+
+fn word(batch: &RecordBatch, name: &str, row: usize) -> String {
+    let column = batch.column_by_name(name).unwrap().as_dictionary::<Int32Type>();
+    let key = column.key(row).filter(|_| column.is_valid(row));
+    key.map(|key| column.values().as_string::<i32>().value(key).to_owned()).unwrap_or_default()
+}
+
+/// Σ flows + unattributed = the interface's own counters, in packets and in bytes.
+fn assert_balanced(rows: &Rows, lab: &Lab, before: &BTreeMap<String, harness::counters::Counters>) {
+    let columns = ["packets_out", "packets_in", "bytes_out", "bytes_in"];
+    let flows = sums(rows, "flows", "interface", &columns);
+    let columns = ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "unattributed_packets", "unattributed_bytes"];
+    let counters = sums(rows, "counters", "interface", &columns);
+    for (name, after) in lab.node().counters().unwrap() {
+        let moved = after - before[&name];
+        if moved.packets() == 0 {
+            continue;
+        }
+        println!("{name}: {moved:?} {:?} {:?}", flows.get(&name), counters.get(&name));
+        let (flow, own) = (&flows[&name], &counters[&name]);
+        assert_eq!((own[0] + own[1], own[2] + own[3]), (moved.packets(), moved.bytes()), "{name}");
+        let (packets, bytes) = (flow[0] + flow[1], flow[2] + flow[3]);
+        println!("{name}: {packets} packets in flows, {} not, {bytes} bytes", own[4]);
+        assert_eq!(packets + own[4], moved.packets(), "{name}: packets");
+        assert_eq!(bytes + 14 * packets + own[5], moved.bytes(), "{name}: bytes");
+    }
+}
+
+#[test]
+fn every_byte_is_there_once_across_a_restart() {
+    let _turn = harness::serial();
+    let lab = Lab::new("agent");
+    let before = lab.node().counters().unwrap();
+    let kept = Config { keep_datapath: true, ..lab.config() };
+    let mut rows = lab.observe(kept, |ready| {
+        assert!(!ready.adopted);
+        assert!(ready.interfaces.iter().any(|name| *name == lab.pod("client").interface));
+        lab.traffic();
+    });
+    // Nobody is there to report this, and it is counted.
+    lab.traffic();
+    let more = lab.observe(lab.config(), |ready| {
+        assert!(ready.adopted);
+        lab.traffic();
+        // Past the time that closed connections are kept.
+        std::thread::sleep(Duration::from_secs(8));
+    });
+    for (table, batches) in more {
+        rows.entry(table).or_default().extend(batches);
+    }
+    assert!(!lab.pins.exists(), "nothing is left in the kernel");
+    assert_balanced(&rows, &lab, &before);
+
+    let client = &lab.pod("client").interface;
+    let (mut sources, mut closed) = (0, 0);
+    for batch in &rows["flows"] {
+        for row in 0..batch.num_rows() {
+            let is = |name: &str, value: &str| word(batch, name, row) == value;
+            if is("interface", client) && is("protocol", "TCP") {
+                assert!(is("reporter", "SOURCE") && is("direction", "EGRESS"));
+                assert!(is("source_pod", "client") && is("destination_workload", "server"));
+                sources += 1;
+                closed += u32::from(batch.column_by_name("closed").unwrap().as_boolean().value(row));
+            }
+            if is("interface", &lab.pod("server").interface) && is("protocol", "TCP") {
+                assert!(is("reporter", "DESTINATION") && is("direction", "INGRESS"));
+            }
+        }
+    }
+    assert!(sources >= 300, "{sources}");
+    assert_eq!(closed, 300, "each connection ends once");
+    for table in ["nodes", "endpoints", "identities"] {
+        assert!(rows.contains_key(table), "{table}");
+    }
+}
+
+#[test]
+fn interfaces_come_and_go() {
+    let _turn = harness::serial();
+    let lab = Lab::new("agentifs");
+    let node = &lab.node().netns;
+    let rows = lab.observe(lab.config(), |_| {
+        node.ip("link add vethnew type veth peer name vethpeer\nlink set vethnew up\nlink set vethpeer up\naddr add 10.99.0.1/30 dev vethnew").unwrap();
+        // Time to be found; then traffic that only its own counters can balance.
+        std::thread::sleep(Duration::from_millis(1500));
+        let mut child = node.spawn(std::process::Command::new("ping").args(["-c", "3", "-i", "0.2", "-W", "1", "10.99.0.2"])).unwrap();
+        child.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        node.ip("link del vethnew").unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+    });
+    let columns = ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "unattributed_packets", "unattributed_bytes"];
+    let counters = sums(&rows, "counters", "interface", &columns);
+    let flows = sums(&rows, "flows", "interface", &["packets_out", "packets_in", "bytes_out", "bytes_in"]);
+    let own = &counters["vethnew"];
+    let flow = flows.get("vethnew").cloned().unwrap_or(vec![0; 4]);
+    println!("vethnew: {own:?} {flow:?} {flows:?} {counters:?}");
+    for batch in rows.get("flows").into_iter().flatten() {
+        for row in 0..batch.num_rows() {
+            let w = |n| word(batch, n, row);
+            println!("{} {} {} {} {}", w("interface"), w("protocol"), w("source_ip"), w("destination_ip"), w("close_reason"));
+        }
+    }
+    assert!(own[0] + own[1] > 0);
+    assert_eq!(flow[0] + flow[1] + own[4], own[0] + own[1]);
+    let bytes = flow[2] + flow[3] + 14 * (flow[0] + flow[1]);
+    assert_eq!(bytes + own[5], own[2] + own[3]);
+}
+
+#[test]
+fn a_flow_is_exported_within_a_second() {
+    let _turn = harness::serial();
+    let lab = Lab::new("agentlag");
+    let started = std::cell::Cell::new(0i64);
+    let rows = lab.observe(lab.config(), |_| {
+        std::thread::sleep(Duration::from_secs(2));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        started.set(now.as_nanos() as i64);
+        let before = Instant::now();
+        ping(&lab.pod("client").netns, lab.pod("server").ipv4.into(), 1, 56).unwrap();
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(before.elapsed()));
+    });
+    assert!(sums(&rows, "flows", "protocol", &["packets_out"]).contains_key("ICMPv4"));
+}

@@ -1,0 +1,32 @@
+//! eBPF programs: hooks and maps that bind the engine to the kernel.
+//!
+//! Nothing here changes a packet or its fate: classifiers answer "next", the socket hook answers
+//! "allow". One noun a file; what a packet's account means is in the engine.
+//!
+//! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod bench;
+mod cells;
+mod drops;
+mod events;
+mod maps;
+mod observe;
+mod process;
+mod retire;
+mod skb;
+mod tick;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the engine has no panics, and the verifier would refuse this loop.
+    loop {}
+}
+
+/// The kernel gives some helpers only to programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,205 @@
+//! A packet at a tc hook: its bytes, and the engine's host.
+
+use core::hint::black_box;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns, bpf_skb_load_bytes,
+};
+use datapath_abi::conn::{ConnKey, ConnValue};
+use datapath_abi::fragment::{FragmentKey, FragmentPorts};
+use datapath_abi::iface::{CAUSES, IfaceKey};
+use datapath_engine::cells::{ConnCells, Counter};
+use datapath_engine::{Frame, Host, Packet, Refusal};
+
+use crate::cells::{Bpf, Word};
+use crate::{events, maps};
+
+const E2BIG: i32 = -7;
+const ENOMEM: i32 = -12;
+const EEXIST: i32 = -17;
+
+/// No header begins further in: bounds offsets for the verifier.
+const MAX_OFFSET: u32 = 0x3fff;
+
+/// A packet at a tc hook.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+/// What of a packet lies in its linear part: read without a helper call.
+pub(crate) struct Linear {
+    start: usize,
+    end: usize,
+}
+
+/// All of a packet: a helper call per read.
+pub(crate) struct Whole(pub(crate) Skb);
+
+// === impl Skb ===
+
+impl Skb {
+    /// The frame's facts, at a hook of a device with this link header.
+    #[inline(always)]
+    pub(crate) fn frame(self, hook: u32, link_header: u32) -> Frame {
+        // SAFETY: the context of a tc program; the verifier rewrites these loads.
+        let skb = unsafe { &*self.0 };
+        Frame {
+            ifindex: skb.ifindex,
+            hook,
+            length: skb.len,
+            segments: skb.gso_segs,
+            link_header,
+            ethertype: u16::from_be(skb.protocol as u16),
+        }
+    }
+
+    /// The part that can be read without a helper call.
+    #[inline(always)]
+    pub(crate) fn linear(self) -> Linear {
+        // SAFETY: as in `frame`.
+        let skb = unsafe { &*self.0 };
+        Linear { start: skb.data as usize, end: skb.data_end as usize }
+    }
+
+    /// Whether there is more than the linear part.
+    #[inline(always)]
+    pub(crate) fn is_paged(self) -> bool {
+        let Linear { start, end } = self.linear();
+        // SAFETY: as in `frame`.
+        let length = unsafe { (*self.0).len };
+        (end.wrapping_sub(start) as u32) < length
+    }
+}
+
+impl Host for Skb {
+    type Shared = Bpf;
+
+    #[inline(always)]
+    fn jiffies(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context of a tc program.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn find(&self, key: &ConnKey) -> Option<&ConnCells<Bpf>> {
+        let () = ConnCells::<Bpf>::SAME_LAYOUT;
+        let value = maps::CONNECTIONS.get_ptr(key)?;
+        // SAFETY: the map's values have the cells' layout (asserted above), live until the program
+        // ends (preallocated; at worst reused, which an RCU grace period before deletion rules
+        // out), and are accessed through cells only.
+        Some(unsafe { &*value.cast::<ConnCells<Bpf>>() })
+    }
+
+    #[inline(always)]
+    fn insert(&self, key: &ConnKey, fill: impl FnOnce(&mut ConnValue)) -> Result<(), Refusal> {
+        let scratch = maps::NEW_CONNECTION.get_ptr_mut(0).ok_or(Refusal::Memory)?;
+        // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
+        let value = unsafe { &mut *scratch };
+        *value = ConnValue::ZERO;
+        fill(value);
+        match maps::CONNECTIONS.insert(key, &*value, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(Refusal::Exists),
+            Err(E2BIG) => Err(Refusal::Full),
+            Err(ENOMEM) => Err(Refusal::Memory),
+            Err(_) => Err(Refusal::Busy),
+        }
+    }
+
+    #[inline(always)]
+    fn unattributed(&self, frame: &Frame, cause: usize) {
+        black_box(unattributed(frame.ifindex, frame.hook, cause, frame.length));
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, ports: FragmentPorts) {
+        // Where it fails, the later fragments count with ports 0.
+        let _ = maps::FRAGMENTS.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        // SAFETY: copied at once; at worst, ports of another datagram whose entry took its place.
+        unsafe { maps::FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn event(&self, kind: u32, detail: u32, time_ns: u64, id: u64, key: &ConnKey) {
+        let what = u64::from(detail) << 32 | u64::from(kind);
+        black_box(events::connection(*self, key, what, time_ns, id));
+    }
+
+    #[inline(always)]
+    fn dns(&self, id: u64, key: &ConnKey, offset: u32, length: u32) {
+        if maps::DNS.load() != 0 {
+            black_box(events::names(*self, key, id, offset, length));
+        }
+    }
+}
+
+/// Out of line: it is rare, and called from several places. Why it returns a number: see `Done` in
+/// the engine.
+#[inline(never)]
+fn unattributed(ifindex: u32, hook: u32, cause: usize, length: u32) -> u32 {
+    let key = IfaceKey { ifindex, hook };
+    if let Some(counters) = maps::INTERFACES.get_ptr_mut(key)
+        && cause < CAUSES
+    {
+        // SAFETY: within the value, and made of u64, which the cells are too.
+        let count = unsafe { &*(&raw const (*counters).causes[cause]).cast::<[Word<u64>; 2]>() };
+        count[0].add(1);
+        count[1].add(u64::from(length));
+    }
+    black_box(0)
+}
+
+/// Room for the bytes that a helper fetches. Not on the stack: fields of headers are unaligned
+/// there, which the verifier refuses on the stack alone.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<*mut u8> {
+    maps::BYTES.get_ptr_mut(0).map(|bytes| bytes.cast())
+}
+
+// === impl Linear ===
+
+impl Packet for Linear {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let at = self.start + offset as usize;
+        if at + N > self.end {
+            return None;
+        }
+        // SAFETY: within the packet's linear part by the comparison, which the verifier checks.
+        Some(unsafe { (at as *const [u8; N]).read_unaligned() })
+    }
+}
+
+// === impl Whole ===
+
+impl Packet for Whole {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let bytes = scratch()?;
+        // SAFETY: the helper writes N bytes, or none and an error.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.0.cast_const().cast(), offset, bytes.cast(), N as u32)
+        };
+        // SAFETY: N bytes of the scratch, which the helper has just written.
+        (failed == 0).then(|| unsafe { bytes.cast::<[u8; N]>().read_unaligned() })
+    }
+}

@@ -1,0 +1,211 @@
+//! [`ConnValue`] as it is while packets change it: several CPUs at once, hence cells.
+//!
+//! The kernel programs and user space reach shared memory by different means (BPF has no Rust
+//! atomics below 64 bits, and none that add), so the cells' types are the host's: [`Shared`].
+
+use core::mem::{offset_of, size_of};
+
+use datapath_abi::conn::{ConnValue, DirHot, DirMore, DirTotals};
+
+/// A value that other CPUs read and write meanwhile. No access is torn; none orders another.
+pub trait Cell<T> {
+    /// Loads the value.
+    fn get(&self) -> T;
+    /// Stores a value.
+    fn set(&self, value: T);
+}
+
+/// A counter that other CPUs add to meanwhile.
+pub trait Counter: Cell<u64> {
+    /// Adds; no addition is ever lost.
+    fn add(&self, value: u64);
+}
+
+/// A place's kinds of cells: each as large and as aligned as its value.
+pub trait Shared {
+    /// Cell of a `u8`.
+    type U8: Cell<u8>;
+    /// Cell of a `u32`.
+    type U32: Cell<u32>;
+    /// Cell of a `u64`.
+    type U64: Counter;
+}
+
+/// See [`DirHot`].
+#[repr(C)]
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each field is described once, in abi")]
+pub struct HotCells<S: Shared> {
+    pub packets: S::U64,
+    pub bytes: S::U64,
+    pub last: S::U64,
+}
+
+/// See [`DirMore`].
+#[repr(C)]
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each field is described once, in abi")]
+pub struct MoreCells<S: Shared> {
+    pub extra_segments: S::U64,
+    pub extra_bytes: S::U64,
+    pub first_ns: S::U64,
+    pub rtt_sent_ns: S::U64,
+    pub rtt_ack: S::U32,
+    pub srtt_ns: S::U32,
+    pub next_seq: S::U32,
+    pub retransmits: S::U32,
+}
+
+/// See [`DirTotals`].
+#[repr(C)]
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each field is described once, in abi")]
+pub struct TotalsCells<S: Shared> {
+    pub packets: S::U64,
+    pub bytes: S::U64,
+    pub extra_segments: S::U64,
+    pub extra_bytes: S::U64,
+}
+
+/// See [`ConnValue`].
+#[repr(C)]
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each field is described once, in abi")]
+pub struct ConnCells<S: Shared> {
+    pub dirs: [HotCells<S>; 2],
+    pub retired: S::U32,
+    pub tcp_flags: [S::U8; 2],
+    pub state: S::U8,
+    pub client: S::U8,
+    pub id: S::U64,
+    pub more: [MoreCells<S>; 2],
+    pub syn_ns: S::U64,
+    pub synack_ns: S::U64,
+    pub ack_ns: S::U64,
+    pub initial_seq: S::U32,
+    pub reuses: S::U32,
+    pub cookie: S::U64,
+    pub before: [TotalsCells<S>; 2],
+}
+
+/// Fields of equal name must lie at equal places, for one is read through the other.
+macro_rules! same_layout {
+    ($cells:ident, $plain:ident: $($field:ident),+) => {
+        assert!(size_of::<$cells<S>>() == size_of::<$plain>());
+        assert!(align_of::<$cells<S>>() == align_of::<$plain>());
+        $(assert!(offset_of!($cells<S>, $field) == offset_of!($plain, $field));)+
+    };
+}
+
+// === impl HotCells ===
+
+impl<S: Shared> HotCells<S> {
+    fn read(&self) -> DirHot {
+        DirHot { packets: self.packets.get(), bytes: self.bytes.get(), last: self.last.get() }
+    }
+}
+
+// === impl MoreCells ===
+
+impl<S: Shared> MoreCells<S> {
+    fn read(&self) -> DirMore {
+        DirMore {
+            extra_segments: self.extra_segments.get(),
+            extra_bytes: self.extra_bytes.get(),
+            first_ns: self.first_ns.get(),
+            rtt_sent_ns: self.rtt_sent_ns.get(),
+            rtt_ack: self.rtt_ack.get(),
+            srtt_ns: self.srtt_ns.get(),
+            next_seq: self.next_seq.get(),
+            retransmits: self.retransmits.get(),
+        }
+    }
+
+    fn write(&self, plain: &DirMore) {
+        self.extra_segments.set(plain.extra_segments);
+        self.extra_bytes.set(plain.extra_bytes);
+        self.first_ns.set(plain.first_ns);
+        self.rtt_sent_ns.set(plain.rtt_sent_ns);
+        self.rtt_ack.set(plain.rtt_ack);
+        self.srtt_ns.set(plain.srtt_ns);
+        self.next_seq.set(plain.next_seq);
+        self.retransmits.set(plain.retransmits);
+    }
+}
+
+// === impl TotalsCells ===
+
+impl<S: Shared> TotalsCells<S> {
+    fn read(&self) -> DirTotals {
+        DirTotals {
+            packets: self.packets.get(),
+            bytes: self.bytes.get(),
+            extra_segments: self.extra_segments.get(),
+            extra_bytes: self.extra_bytes.get(),
+        }
+    }
+
+    fn write(&self, plain: &DirTotals) {
+        self.packets.set(plain.packets);
+        self.bytes.set(plain.bytes);
+        self.extra_segments.set(plain.extra_segments);
+        self.extra_bytes.set(plain.extra_bytes);
+    }
+}
+
+// === impl ConnCells ===
+
+impl<S: Shared> ConnCells<S> {
+    /// Naming it where a [`ConnValue`] is taken for cells proves that it may be.
+    pub const SAME_LAYOUT: () = {
+        same_layout!(HotCells, DirHot: packets, bytes, last);
+        same_layout!(MoreCells, DirMore: extra_segments, extra_bytes, first_ns, rtt_sent_ns);
+        same_layout!(MoreCells, DirMore: rtt_ack, srtt_ns, next_seq, retransmits);
+        same_layout!(TotalsCells, DirTotals: packets, bytes, extra_segments, extra_bytes);
+        same_layout!(ConnCells, ConnValue: dirs, retired, tcp_flags, state, client, id, more);
+        same_layout!(ConnCells, ConnValue: syn_ns, synack_ns, ack_ns, initial_seq, reuses);
+        same_layout!(ConnCells, ConnValue: cookie, before);
+    };
+
+    /// What the cells hold now, field by field.
+    pub fn read(&self) -> ConnValue {
+        ConnValue {
+            dirs: [self.dirs[0].read(), self.dirs[1].read()],
+            retired: self.retired.get(),
+            tcp_flags: [self.tcp_flags[0].get(), self.tcp_flags[1].get()],
+            state: self.state.get(),
+            client: self.client.get(),
+            id: self.id.get(),
+            more: [self.more[0].read(), self.more[1].read()],
+            syn_ns: self.syn_ns.get(),
+            synack_ns: self.synack_ns.get(),
+            ack_ns: self.ack_ns.get(),
+            initial_seq: self.initial_seq.get(),
+            reuses: self.reuses.get(),
+            cookie: self.cookie.get(),
+            before: [self.before[0].read(), self.before[1].read()],
+        }
+    }
+
+    /// Stores a value, field by field.
+    pub fn write(&self, plain: &ConnValue) {
+        for direction in 0..2 {
+            self.dirs[direction].packets.set(plain.dirs[direction].packets);
+            self.dirs[direction].bytes.set(plain.dirs[direction].bytes);
+            self.dirs[direction].last.set(plain.dirs[direction].last);
+            self.tcp_flags[direction].set(plain.tcp_flags[direction]);
+            self.more[direction].write(&plain.more[direction]);
+            self.before[direction].write(&plain.before[direction]);
+        }
+        self.retired.set(plain.retired);
+        self.state.set(plain.state);
+        self.client.set(plain.client);
+        self.id.set(plain.id);
+        self.syn_ns.set(plain.syn_ns);
+        self.synack_ns.set(plain.synack_ns);
+        self.ack_ns.set(plain.ack_ns);
+        self.initial_seq.set(plain.initial_seq);
+        self.reuses.set(plain.reuses);
+        self.cookie.set(plain.cookie);
+    }
+}

@@ -1,0 +1,25 @@
+//! The decisions of the datapath, as functions over small traits.
+//!
+//! No allocation, no `unsafe`, no panic: the same functions are compiled into the kernel programs
+//! (where the verifier proves it again) and into user space (where they are tested and fuzzed).
+//!
+//! [`observe()`] is all that happens to a packet: [`parse`] its headers, make its [`key`], find or
+//! create its connection and count it there ([`account`]), and follow TCP ([`tcp`]). Whatever cannot
+//! be counted in a connection is counted as unattributed, by cause: each packet exactly once.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod account;
+#[cfg(target_has_atomic = "8")]
+pub mod atomics;
+pub mod cells;
+pub mod host;
+pub mod key;
+pub mod packet;
+pub mod parse;
+pub mod tcp;
+
+pub use account::{observe, observe_headers, observe_unparsed};
+pub use host::{Frame, Host, Refusal};
+pub use packet::{Packet, Slice};

@@ -1,0 +1,19 @@
+//! Bounded reads from a packet.
+
+/// Bytes of a packet, from the beginning of its frame.
+pub trait Packet {
+    /// `N` bytes at `offset`; none where they do not all lie within what can be read.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// A packet in a slice: user space and tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<'a>(pub &'a [u8]);
+
+// === impl Slice ===
+
+impl Packet for Slice<'_> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.get(offset as usize..)?.first_chunk::<N>().copied()
+    }
+}

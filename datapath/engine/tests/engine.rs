@@ -1,0 +1,12 @@
+//! The engine, natively: packets as tables, connections as stories, laws, and a fuzz campaign.
+
+mod engine {
+    pub(crate) mod build;
+    pub(crate) mod sim;
+
+    mod account;
+    mod fuzz;
+    mod laws;
+    mod parse;
+    mod tcp;
+}

@@ -1,0 +1,2 @@
+//! Placeholder until the programs settle.
+fn main() {}

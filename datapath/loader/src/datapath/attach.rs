@@ -1,0 +1,210 @@
+//! Attaching to interfaces, and adopting what was attached.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use aya_obj::generated::bpf_link_info;
+use datapath_abi::iface::IfaceKey;
+
+use super::Datapath;
+use crate::error::Doing;
+use crate::hooks::{self, Hook, MAX_IFINDEX, tc};
+use crate::object::Loaded;
+use crate::pins::{Pin, repin, unpin};
+use crate::sys::{self, info, link, map};
+use crate::{Attached, AttachedBy, Error, counters};
+
+/// Whether the kernel knows tcx: asked to attach to an interface that cannot exist, it minds the
+/// interface; a kernel without minds the question.
+pub(super) fn tcx(loaded: &Loaded, forbidden: bool) -> Result<(), String> {
+    if forbidden {
+        return Err("not allowed".to_owned());
+    }
+    let program = loaded.get("observe_ingress").map_err(|error| error.to_string())?;
+    match link::create(program, i32::MAX as u32, link::TCX_INGRESS, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(error) => Err(format!("kernel older than 6.6 ({error})")),
+        Ok(_) => Ok(()),
+    }
+}
+
+// === impl Datapath ===
+
+impl Datapath {
+    /// Observes an interface of this network namespace, on both hooks, before all others that are
+    /// attached there. Does nothing where it is observed already.
+    pub fn attach(&mut self, interface: &str) -> Result<Attached, Error> {
+        let name = interface.to_owned();
+        let Some(ifindex) = hooks::index_of(interface) else {
+            return Err(Error::NoInterface { name });
+        };
+        if ifindex > MAX_IFINDEX {
+            return Err(Error::Ifindex { name, ifindex });
+        }
+        if let Some(attached) = self.attached.get(&ifindex)
+            && self.is_live(attached)
+        {
+            return Ok(attached.clone());
+        }
+        let link_header =
+            hooks::link_header(interface).doing(|| format!("interface {interface}: its type"))?;
+        let by = if self.tcx { AttachedBy::Tcx } else { AttachedBy::Clsact };
+        let attached = Attached { ifindex, name, by, link_header };
+        self.undo(ifindex)?;
+        counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
+            .doing(|| format!("interface {interface}: making its counters"))?;
+        for hook in Hook::BOTH {
+            if let Err(error) = self.attach_hook(&attached, hook) {
+                self.undo(ifindex)?;
+                return Err(error);
+            }
+        }
+        self.attached.insert(ifindex, attached.clone());
+        Ok(attached)
+    }
+
+    /// Stops observing an interface, which may be gone. Its counters and connections stay.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.undo(ifindex)?;
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Removes the counters of an interface that is not observed any more.
+    pub fn forget(&mut self, ifindex: u32) -> Result<(), Error> {
+        for hook in Hook::BOTH {
+            let key = IfaceKey { ifindex, hook: hook.number() };
+            map::delete(self.maps.interfaces.as_fd(), &key)
+                .doing(|| format!("removing the counters of interface {ifindex}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the hooks of an earlier process: the same ones, with our programs.
+    pub(super) fn adopt_hooks(&mut self) -> Result<(), Error> {
+        let links = self.pins.links()?;
+        let by_hook = |hook, pin: &Pin| match *pin {
+            Pin::Tcx(ifindex, of) if of == hook => Some((ifindex, AttachedBy::Tcx)),
+            Pin::Filter(ifindex, of) if of == hook => Some((ifindex, AttachedBy::Clsact)),
+            _ => None,
+        };
+        let found = |hook| links.iter().filter_map(move |(_, pin)| by_hook(hook, pin));
+        let ingress: Vec<_> = found(Hook::Ingress).collect();
+        let egress: Vec<_> = found(Hook::Egress).collect();
+        for &(ifindex, by) in ingress.iter().chain(&egress) {
+            if self.attached.contains_key(&ifindex) {
+                continue;
+            }
+            let both = ingress.contains(&(ifindex, by)) && egress.contains(&(ifindex, by));
+            if !both || !self.adopt(ifindex, by)? {
+                tracing::info!(ifindex, "what was left of an interface's hooks is removed");
+                self.undo(ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the interface is still there, and its hooks now have our programs.
+    fn adopt(&mut self, ifindex: u32, by: AttachedBy) -> Result<bool, Error> {
+        let Some(name) = hooks::name_of(ifindex) else {
+            return Ok(false);
+        };
+        let link_header =
+            hooks::link_header(&name).doing(|| format!("interface {name}: its type"))?;
+        let attached = Attached { ifindex, name, by, link_header };
+        if !self.is_live(&attached) {
+            return Ok(false);
+        }
+        counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
+            .doing(|| format!("interface {}: making its counters", attached.name))?;
+        for hook in Hook::BOTH {
+            let program = self.program(&attached, hook)?;
+            let replaced = match by {
+                AttachedBy::Tcx => sys::open_pin(&self.pins.tcx(ifindex, hook))
+                    .and_then(|link| link::update(link.as_fd(), program)),
+                AttachedBy::Clsact => tc::put_filter(ifindex, hook, program),
+            };
+            replaced.doing(|| format!("interface {}: replacing {hook}", attached.name))?;
+            if by == AttachedBy::Clsact {
+                self.mark(&attached, hook)?;
+            }
+        }
+        self.attached.insert(ifindex, attached);
+        Ok(true)
+    }
+
+    fn attach_hook(&self, attached: &Attached, hook: Hook) -> Result<(), Error> {
+        let doing = || format!("interface {}: attaching to {hook}", attached.name);
+        let program = self.program(attached, hook)?;
+        match attached.by {
+            AttachedBy::Tcx => {
+                let kind = match hook {
+                    Hook::Ingress => link::TCX_INGRESS,
+                    Hook::Egress => link::TCX_EGRESS,
+                };
+                let link =
+                    link::create(program, attached.ifindex, kind, link::FIRST).doing(doing)?;
+                repin(&link, &self.pins.tcx(attached.ifindex, hook))
+            }
+            AttachedBy::Clsact => {
+                if tc::add_qdisc(attached.ifindex).doing(doing)? {
+                    let program = program.try_clone_to_owned().doing(doing)?;
+                    repin(&program, &self.pins.qdisc(attached.ifindex))?;
+                }
+                self.mark(attached, hook)?;
+                tc::put_filter(attached.ifindex, hook, program).doing(doing)
+            }
+        }
+    }
+
+    /// Marks a filter as ours, before it exists, so that a crash leaves nothing unmarked.
+    fn mark(&self, attached: &Attached, hook: Hook) -> Result<(), Error> {
+        let program = self.program(attached, hook)?.try_clone_to_owned().doing(|| "a program")?;
+        repin(&program, &self.pins.filter(attached.ifindex, hook))
+    }
+
+    fn program(&self, attached: &Attached, hook: Hook) -> Result<BorrowedFd<'_>, Error> {
+        self.loaded.get(match (attached.link_header, hook) {
+            (0, Hook::Ingress) => "observe_l3_in",
+            (0, Hook::Egress) => "observe_l3_out",
+            (_, Hook::Ingress) => "observe_ingress",
+            (_, Hook::Egress) => "observe_egress",
+        })
+    }
+
+    /// Whether the hooks are on the interface that has this index now: a link outlives its
+    /// interface, and an index may be given again.
+    fn is_live(&self, attached: &Attached) -> bool {
+        Hook::BOTH.into_iter().all(|hook| match attached.by {
+            AttachedBy::Tcx => {
+                link_ifindex(&self.pins.tcx(attached.ifindex, hook)) == Some(attached.ifindex)
+            }
+            AttachedBy::Clsact => {
+                self.pins.filter(attached.ifindex, hook).exists()
+                    && tc::has_filter(attached.ifindex, hook).unwrap_or(false)
+            }
+        })
+    }
+
+    /// Detaches whatever of ours is on an interface.
+    fn undo(&self, ifindex: u32) -> Result<(), Error> {
+        for hook in Hook::BOTH {
+            self.undo_pin(&self.pins.tcx(ifindex, hook), &Pin::Tcx(ifindex, hook))?;
+            self.undo_pin(&self.pins.filter(ifindex, hook), &Pin::Filter(ifindex, hook))?;
+        }
+        self.undo_pin(&self.pins.qdisc(ifindex), &Pin::Qdisc(ifindex))
+    }
+
+    fn undo_pin(&self, path: &Path, pin: &Pin) -> Result<(), Error> {
+        if path.exists() { self.pins.undo(path, pin) } else { unpin(path) }
+    }
+}
+
+/// The interface that a pinned tcx link is on; 0 once that is gone.
+fn link_ifindex(path: &Path) -> Option<u32> {
+    let link = sys::open_pin(path).ok()?;
+    let found: bpf_link_info = info::info(link.as_fd()).ok()?;
+    // SAFETY: every member of the union is integers, and the kernel has filled this one for a tcx
+    // link, or left it zero.
+    Some(unsafe { found.__bindgen_anon_1.tcx.ifindex })
+}

@@ -1,0 +1,123 @@
+//! The two hooks of an interface.
+//!
+//! We go first on both, by tcx (kernel ≥ 6.6) or clsact: whoever is asked before us may end the
+//! chain ("pass" does), and then we would not count what the interface does. On ingress this is the
+//! packet as it came; on egress the packet before others rewrite or drop it: what they drop is
+//! counted here though the interface never sends it, and shows as a kernel drop.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::io;
+
+use datapath_abi::iface;
+
+pub(crate) mod tc;
+
+/// How a hook was attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachedBy {
+    /// A tcx link.
+    Tcx,
+    /// A filter in a clsact qdisc.
+    Clsact,
+}
+
+/// An interface whose two hooks we observe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name, when it was attached or adopted.
+    pub name: String,
+    /// How.
+    pub by: AttachedBy,
+    /// Length of its link header in bytes: what to add to a connection's bytes for each packet to
+    /// get the interface's own.
+    pub link_header: u8,
+}
+
+/// Ingress or egress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hook {
+    Ingress,
+    Egress,
+}
+
+/// Largest interface index that a connection's key can hold.
+pub(crate) const MAX_IFINDEX: u32 = (1 << 23) - 1;
+
+/// ARPHRD types (include/uapi/linux/if_arp.h) with an Ethernet header: Ethernet, loopback (which
+/// carries one too).
+const ETHERNET_LIKE: [u16; 2] = [1, 772];
+
+// === impl Hook ===
+
+impl Hook {
+    pub(crate) const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Self::BOTH.into_iter().find(|hook| hook.to_string() == name)
+    }
+
+    /// Number in keys of the map `interfaces`.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Ingress => iface::INGRESS,
+            Self::Egress => iface::EGRESS,
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// Index of an interface in this network namespace.
+pub(crate) fn index_of(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name is NUL-terminated.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// Name of an interface in this network namespace.
+pub(crate) fn name_of(ifindex: u32) -> Option<String> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as the call asks for.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: the call has written a NUL-terminated name.
+    Some(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+/// Length of an interface's link header, by its type: that of Ethernet, or none.
+pub(crate) fn link_header(name: &str) -> io::Result<u8> {
+    // SAFETY: zero is a value of this structure of integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IF_NAMESIZE - 1).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: opens a descriptor, closed below.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: reads the name from `request` and writes the address to it.
+    let result = unsafe { libc::ioctl(socket, libc::SIOCGIFHWADDR as _, &mut request) };
+    let error = io::Error::last_os_error();
+    // SAFETY: ours, and not used after.
+    unsafe { libc::close(socket) };
+    if result != 0 {
+        return Err(error);
+    }
+    // SAFETY: the call has filled this member.
+    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    Ok(if ETHERNET_LIKE.contains(&kind) { 14 } else { 0 })
+}

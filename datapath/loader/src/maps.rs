@@ -1,0 +1,136 @@
+//! The pinned maps: which, how large, and whether they may be adopted.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use aya_obj::generated::bpf_map_info;
+use datapath_abi::conn::{self, ConnKey, ConnValue};
+use datapath_abi::drops::{self, DropCounter, DropKey};
+use datapath_abi::fragment::{self, FragmentKey, FragmentPorts};
+use datapath_abi::iface::{self, IfaceCounters, IfaceKey};
+use datapath_abi::process::{self, Process};
+use datapath_abi::reported::{self, Reported, ReportedKey};
+use datapath_abi::{ABI, event};
+
+use crate::error::Doing;
+use crate::pins::Pins;
+use crate::sys::{self, info, map};
+use crate::{Error, Options};
+
+/// Name of the map with the layout's number.
+pub(crate) const ABI_MAP: &str = "abi";
+
+/// Entries of `reported` beyond one per connection: interfaces, drops, lost events.
+const REPORTED_OTHERS: u32 = 8192;
+
+/// Open descriptors of the pinned maps.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pub(crate) connections: Arc<OwnedFd>,
+    pub(crate) interfaces: OwnedFd,
+    pub(crate) sockets: OwnedFd,
+    pub(crate) drops: OwnedFd,
+    pub(crate) reported: Arc<OwnedFd>,
+    pub(crate) rings: Arc<OwnedFd>,
+    pub(crate) lost: OwnedFd,
+}
+
+/// A map's shape; no entries asked for where the object fixes them.
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    key: usize,
+    value: usize,
+    pub(crate) entries: Option<u32>,
+}
+
+/// Every pinned map.
+pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
+    fn shape<K, V>(name: &'static str, entries: Option<u32>) -> Shape {
+        Shape { name, key: size_of::<K>(), value: size_of::<V>(), entries }
+    }
+    let connections = options.max_connections;
+    vec![
+        shape::<u32, u32>(ABI_MAP, None),
+        shape::<ConnKey, ConnValue>(conn::MAP, Some(connections)),
+        shape::<IfaceKey, IfaceCounters>(iface::MAP, None),
+        shape::<FragmentKey, FragmentPorts>(fragment::MAP, None),
+        shape::<u64, Process>(process::MAP, None),
+        shape::<DropKey, DropCounter>(drops::MAP, None),
+        shape::<ReportedKey, Reported>(reported::MAP, Some(connections + REPORTED_OTHERS)),
+        shape::<u32, u32>(event::RINGS_MAP, Some(cpus)),
+        shape::<u32, u64>(event::LOST_MAP, None),
+    ]
+}
+
+/// Looks at what is pinned. False where nothing is; an error where it is another's or of another
+/// size: adopting it would misread it, replacing it would lose what was counted.
+pub(crate) fn may_adopt(pins: &Pins, shapes: &[Shape]) -> Result<bool, Error> {
+    let path = pins.map(ABI_MAP);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let fd = sys::open_pin(&path).doing(|| format!("opening {}", path.display()))?;
+    let mut found = 0u32;
+    map::lookup(fd.as_fd(), &0u32, &mut found).doing(|| format!("reading {}", path.display()))?;
+    // 0: whoever made the maps was stopped before it wrote the number, so before it attached.
+    if found != ABI && found != 0 {
+        return Err(Error::Layout { path: pins.directory().to_owned(), found, expected: ABI });
+    }
+    for shape in shapes {
+        shape.check(pins)?;
+    }
+    Ok(found == ABI)
+}
+
+// === impl Shape ===
+
+impl Shape {
+    fn check(&self, pins: &Pins) -> Result<(), Error> {
+        let path = pins.map(self.name);
+        if !path.exists() {
+            return Ok(());
+        }
+        let read = || -> std::io::Result<bpf_map_info> {
+            info::info(sys::open_pin(&path)?.as_fd())
+        };
+        let found = read().doing(|| format!("opening {}", path.display()))?;
+        let entries = self.entries.unwrap_or(found.max_entries);
+        let wanted = (self.key as u32, self.value as u32, entries);
+        let found = (found.key_size, found.value_size, found.max_entries);
+        if wanted == found {
+            return Ok(());
+        }
+        let text = |(key, value, entries): (u32, u32, u32)| {
+            format!("keys of {key} bytes, values of {value} bytes, {entries} entries")
+        };
+        Err(Error::Size { path, found: text(found), expected: text(wanted) })
+    }
+}
+
+// === impl Maps ===
+
+impl Maps {
+    /// Opens the pins, once they are all there.
+    pub(crate) fn open(pins: &Pins) -> Result<Self, Error> {
+        let open = |name: &str| {
+            let path = pins.map(name);
+            sys::open_pin(&path).doing(|| format!("opening {}", path.display()))
+        };
+        Ok(Self {
+            connections: Arc::new(open(conn::MAP)?),
+            interfaces: open(iface::MAP)?,
+            sockets: open(process::MAP)?,
+            drops: open(drops::MAP)?,
+            reported: Arc::new(open(reported::MAP)?),
+            rings: Arc::new(open(event::RINGS_MAP)?),
+            lost: open(event::LOST_MAP)?,
+        })
+    }
+
+    /// Writes the layout's number: from now on the pins may be adopted.
+    pub(crate) fn seal(pins: &Pins) -> Result<(), Error> {
+        let path = pins.map(ABI_MAP);
+        let write = || map::update(sys::open_pin(&path)?.as_fd(), &0u32, &ABI, map::ANY);
+        write().doing(|| format!("writing {}", path.display()))
+    }
+}

@@ -1,0 +1,161 @@
+//! The eBPF object: what `build.rs` found or built, loaded.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::EbpfLoader;
+use aya::maps::Map;
+use aya::programs::{Program, ProgramError};
+use datapath_abi::event;
+
+use crate::error::Doing;
+use crate::kernel::types::Types;
+use crate::maps::Shape;
+use crate::pins::Pins;
+use crate::{Error, Options, Transport};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+
+/// Programs without which there is no datapath.
+const NEEDED: [&str; 6] =
+    ["observe_ingress", "observe_egress", "observe_l3_in", "observe_l3_out", "retire", "tick"];
+
+/// Programs in the kernel.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) programs: BTreeMap<&'static str, OwnedFd>,
+    /// Those that may be missing, and why they are.
+    pub(crate) refused: BTreeMap<&'static str, String>,
+    /// The perf event array.
+    pub(crate) perf: OwnedFd,
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Loads the object; maps with a pin are taken from there, others of `shapes` are made and
+    /// pinned.
+    pub(crate) fn load(
+        options: &Options,
+        types: &Types,
+        pins: &Pins,
+        shapes: &[Shape],
+    ) -> Result<Self, Error> {
+        let mut ebpf = parse(options, types, pins, shapes)?;
+        let mut programs = BTreeMap::new();
+        for name in NEEDED {
+            let fd = program(&mut ebpf, name)?
+                .map_err(|source| Error::Program { name, source: Box::new(source) })?;
+            programs.insert(name, fd);
+        }
+        let mut refused = BTreeMap::new();
+        for name in wanted(options, types, &mut refused) {
+            match program(&mut ebpf, name)? {
+                Ok(fd) => drop(programs.insert(name, fd)),
+                Err(error) => drop(refused.insert(name, chain(&error))),
+            }
+        }
+        let perf = map(&ebpf, event::PERF_MAP)?;
+        Ok(Self { programs, refused, perf })
+    }
+
+    pub(crate) fn get(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+        let missing = || Error::Missing { what: format!("program {name}") };
+        Ok(self.programs.get(name).ok_or_else(missing)?.as_fd())
+    }
+}
+
+/// Programs that the options ask for and the kernel's types allow.
+fn wanted(
+    options: &Options,
+    types: &Types,
+    refused: &mut BTreeMap<&'static str, String>,
+) -> Vec<&'static str> {
+    let mut wanted = Vec::new();
+    match (&types.offsets, options.drops) {
+        (Ok(_), true) => wanted.push("kfree_skb"),
+        (Err(why), true) => drop(refused.insert("kfree_skb", why.clone())),
+        (_, false) => drop(refused.insert("kfree_skb", "not asked for".to_owned())),
+    }
+    match options.cgroup {
+        Some(_) => wanted.push("sock_create"),
+        None => drop(refused.insert("sock_create", "no cgroup given".to_owned())),
+    }
+    wanted
+}
+
+/// Parses and relocates the object, with its maps made or taken from their pins.
+pub(crate) fn parse(
+    options: &Options,
+    types: &Types,
+    pins: &Pins,
+    shapes: &[Shape],
+) -> Result<aya::Ebpf, Error> {
+    let (perf, dns) = (u8::from(options.transport == Transport::Perf), u8::from(options.dns));
+    let has_reason = u8::from(types.has_reason);
+    let mut loader = EbpfLoader::new();
+    // No program here needs the kernel's types, and aya's copy of them takes 30 MB.
+    loader.btf(None);
+    loader
+        .override_global("PERF", &perf, true)
+        .override_global("DNS", &dns, true)
+        .override_global("HAS_REASON", &has_reason, true);
+    if let Ok(offsets) = &types.offsets {
+        for (global, offset) in &offsets.0 {
+            loader.override_global(global, offset, true);
+        }
+    }
+    for shape in shapes {
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+        if let Some(entries) = shape.entries {
+            loader.map_max_entries(shape.name, entries);
+        }
+    }
+    loader.load(OBJECT).map_err(|source| Error::Object(Box::new(source)))
+}
+
+/// Loads one program into the kernel.
+pub(crate) fn program(
+    ebpf: &mut aya::Ebpf,
+    name: &str,
+) -> Result<Result<OwnedFd, ProgramError>, Error> {
+    let missing = || Error::Missing { what: format!("program {name}") };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => return Err(missing()),
+    };
+    if let Err(error) = loaded {
+        return Ok(Err(error));
+    }
+    match program.fd() {
+        Ok(fd) => fd.as_fd().try_clone_to_owned().doing(|| format!("program {name}")).map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+fn map(ebpf: &aya::Ebpf, name: &str) -> Result<OwnedFd, Error> {
+    match ebpf.map(name) {
+        Some(Map::PerfEventArray(data)) => {
+            data.fd().as_fd().try_clone_to_owned().doing(|| format!("map {name}"))
+        }
+        _ => Err(Error::Missing { what: format!("map {name}") }),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    // The verifier's log is the last; its last lines say what it minded.
+    match text.char_indices().nth_back(600) {
+        Some((at, _)) => format!("… {}", &text[at..]),
+        None => text,
+    }
+}

@@ -1,0 +1,54 @@
+//! The object: accepted by the verifier, and built from the sources that are here.
+
+use crate::kernel::lab::Lab;
+
+#[test]
+fn loads_and_says_what_it_is() {
+    let lab = Lab::new("obj");
+    let datapath = lab.open();
+    assert!(!datapath.adopted());
+    for program in datapath.programs() {
+        println!(
+            "{:16} {:5} instructions, {:6} verified, {:5} bytes of code, tag {}",
+            program.name,
+            program.instructions,
+            program.verified,
+            program.jited_bytes,
+            program.tag
+        );
+        assert!(program.verified < 100_000, "{} is close to the verifier's limit", program.name);
+    }
+    for map in datapath.maps() {
+        println!("{map:?}");
+    }
+    for feature in datapath.features() {
+        println!("{:20} {:5} {}", feature.name, feature.on, feature.why);
+        let expected = !matches!(feature.name, "clsact" | "perf_event_array");
+        assert_eq!(feature.on, expected, "{}: {}", feature.name, feature.why);
+    }
+    datapath.remove().unwrap();
+}
+
+#[test]
+fn is_built_from_these_sources() {
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/src/weir.bpf.o");
+    let hash = concat!(env!("CARGO_MANIFEST_DIR"), "/src/weir.bpf.o.sha256");
+    let built = std::fs::read(env!("WEIR_BPF_OBJECT")).unwrap();
+    if std::env::var_os("WEIR_BPF_UPDATE").is_some() {
+        assert_eq!(env!("WEIR_BPF_ORIGIN"), "built", "set WEIR_BPF_REBUILD=1 too");
+        std::fs::write(committed, &built).unwrap();
+        std::fs::write(hash, concat!(env!("WEIR_BPF_SOURCES"), "\n")).unwrap();
+    }
+    let update = "WEIR_BPF_REBUILD=1 WEIR_BPF_UPDATE=1 cargo test -p datapath-loader \
+        --test kernel is_built_from_these_sources";
+    assert_eq!(
+        std::fs::read_to_string(hash).unwrap_or_default().trim(),
+        env!("WEIR_BPF_SOURCES"),
+        "sources have changed since the object was committed: {update}"
+    );
+    assert!(
+        std::fs::read(committed).unwrap() == built,
+        "the committed object is not what its sources build to ({}): {update}",
+        env!("WEIR_BPF_ORIGIN")
+    );
+}

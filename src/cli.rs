@@ -1,0 +1,11 @@
+//! The user's command, `weir`: one file a subcommand.
+
+pub mod bpf;
+pub mod cleanup;
+pub mod client;
+pub mod completion;
+pub mod config;
+pub mod map;
+pub mod status;
+pub mod text;
+pub mod up;

@@ -1,0 +1,55 @@
+//! `weir`: the user's command.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use weir::{cli, demo};
+
+/// Who talks to whom on this machine or cluster, exactly, and for as long as you keep it.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, args_override_self = true)]
+struct Weir {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(args_override_self = true)]
+    Up(Box<cli::up::Args>),
+    Demo(demo::Args),
+    Status(cli::status::Args),
+    Map(cli::map::Args),
+    Bpf(cli::bpf::Args),
+    Cleanup(cli::cleanup::Args),
+    Completion(cli::completion::Args),
+}
+
+fn main() -> ExitCode {
+    let arguments = match cli::config::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let command = Weir::parse_from(arguments).command;
+    let outcome = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(command)),
+        Err(error) => Err(error.into()),
+    };
+    weir::exit(outcome)
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(args) => cli::up::run(*args).await,
+        Command::Demo(args) => demo::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => cli::status::run(args).await,
+        Command::Map(args) => cli::map::run(args).await,
+        Command::Bpf(args) => cli::bpf::run(args).await,
+        Command::Completion(args) => cli::completion::run(&args, Weir::command()),
+        Command::Cleanup(args) => cli::cleanup::run(&args),
+    }
+}

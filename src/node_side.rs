@@ -1,0 +1,172 @@
+//! The agent's options, shared by `weir up` and `weir-agent`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use datapath_agent as agent;
+
+use crate::size;
+
+/// Options of the datapath and of the account.
+#[derive(Debug, Clone, clap::Args)]
+#[group(id = "node_options")]
+pub struct Args {
+    /// This node's name; the host's name by default.
+    #[arg(long, value_name = "NAME", env = "WEIR_NODE")]
+    pub node: Option<String>,
+    /// The cluster's name.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub cluster: String,
+    /// What the datapath may do: `observe` never changes a packet.
+    #[arg(long, value_enum, default_value_t = Mode::Observe)]
+    pub mode: Mode,
+    /// Interfaces to observe: names or patterns with `*`, comma-separated; all by default.
+    #[arg(long, value_name = "A,B*", value_delimiter = ',')]
+    pub interfaces: Vec<String>,
+    /// Folder of Kubernetes manifests (Pods with status.podIP, Services, …) to take names from.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// How often connections that stay open are reported.
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = size::duration)]
+    pub interval: Duration,
+    /// How kernel events travel: `ring` (one ring buffer a CPU) or `perf` (perf event array).
+    #[arg(long, value_enum, default_value_t = Transport::Ring)]
+    pub event_transport: Transport,
+    /// Bytes of the event buffer of each CPU; a power of two.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::bytes)]
+    pub ring_size: u64,
+    /// Most connections that are followed at once; kernel memory is about 400 bytes each.
+    #[arg(long, value_name = "N", default_value_t = 262_144)]
+    pub max_connections: u32,
+    /// Most bytes that wait on this node's disk while the relay is away.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::bytes)]
+    pub spool_size: u64,
+    /// Where programs and maps are pinned; below the BPF file system by default.
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Do not read names from DNS answers.
+    #[arg(long)]
+    pub no_dns: bool,
+    /// Do not report kernel drops.
+    #[arg(long)]
+    pub no_drops: bool,
+    /// Do not look for the processes of local sockets.
+    #[arg(long)]
+    pub no_processes: bool,
+}
+
+/// See DESIGN: modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Watch; never drop or change a packet.
+    Observe,
+    /// Enforce policy.
+    Enforce,
+}
+
+/// How events travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// BPF ring buffers.
+    Ring,
+    /// Perf event array.
+    Perf,
+}
+
+// === impl Args ===
+
+impl Args {
+    /// The agent's configuration; its spool lies below `data`, its gRPC at `socket` and `listen`.
+    ///
+    /// # Errors
+    /// When an option cannot be used here.
+    pub fn config(
+        &self,
+        data: &Path,
+        socket: PathBuf,
+        listen: Vec<SocketAddr>,
+    ) -> Result<agent::Config> {
+        if self.mode == Mode::Enforce {
+            bail!("--mode enforce is not built yet; `observe` watches without changing a packet");
+        }
+        let ring_bytes = u32::try_from(self.ring_size)
+            .ok()
+            .filter(|bytes| bytes.is_power_of_two() && *bytes >= 4096)
+            .with_context(|| format!("--ring-size {}: a power of two from 4096 to 2GiB", self.ring_size))?;
+        if let Some(dir) = &self.manifests
+            && !dir.is_dir()
+        {
+            bail!("--manifests {}: no such folder", dir.display());
+        }
+        let node = self.node.clone().unwrap_or_else(hostname);
+        let mut config = agent::Config::new(&node, data, self.pin_dir(&node)?);
+        config.cluster = self.cluster.clone();
+        config.interval = self.interval;
+        config.manifests = self.manifests.clone();
+        config.spool_bytes = self.spool_size;
+        config.max_connections = self.max_connections;
+        config.ring_bytes = ring_bytes;
+        config.dns = !self.no_dns;
+        config.drops = !self.no_drops;
+        config.processes = !self.no_processes;
+        config.socket = Some(socket);
+        config.listen = listen;
+        config.transport = match self.event_transport {
+            Transport::Ring => agent::Transport::Ring,
+            Transport::Perf => agent::Transport::Perf,
+        };
+        if !self.interfaces.is_empty() {
+            config.interfaces = agent::Interfaces::Named(self.interfaces.clone());
+        }
+        config.cgroup = cgroup_root();
+        Ok(config)
+    }
+
+    /// Where this node's programs and maps are pinned.
+    ///
+    /// # Errors
+    /// When there is no BPF file system and none can be mounted.
+    pub fn pin_dir(&self, node: &str) -> Result<PathBuf> {
+        match &self.pin_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(agent::default_pin_root()
+                .context("no BPF file system: `mount -t bpf bpf /sys/fs/bpf`, or choose one with --pin-dir")?
+                .join(node)),
+        }
+    }
+
+    /// The node's name in force.
+    pub fn node_name(&self) -> String {
+        self.node.clone().unwrap_or_else(hostname)
+    }
+}
+
+/// Where cgroup v2 is mounted (cgroups(7)), for the hook that learns which process makes a socket.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|_| "localhost".to_owned())
+}
+
+/// Says what to do when the process lacks the rights that the datapath needs.
+///
+/// # Errors
+/// When it is not root.
+pub fn require_root(command: &str) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("{command} loads eBPF programs and needs root: run it with sudo")
+}

@@ -1,0 +1,132 @@
+//! Observe mode changes nothing: what comes out is what went in, byte for byte; and when it is
+//! detached, nothing is left of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use harness::capture::Capture;
+use harness::traffic::{EchoServer, datagrams, iperf3, ping, short_connections};
+use harness::weir::{Agent, AgentOptions, Binaries};
+use harness::{Cluster, Netns, Node, Run, serial};
+
+/// Two hosts behind a bridge of the node: a bridge, unlike a router, changes nothing itself.
+struct Bridged {
+    left: Netns,
+    right: Netns,
+    cluster: Cluster,
+}
+
+// === impl Bridged ===
+
+impl Bridged {
+    fn build(name: &str) -> Self {
+        let cluster = Cluster::for_test(name, &["a"]).unwrap();
+        let (run, node) = (cluster.run(), &cluster.nodes()[0].netns);
+        node.ip("link add br1 type bridge mcast_snooping 0\nlink set br1 up").unwrap();
+        let [left, right] = [("l", 1), ("r", 2)].map(|(name, number)| {
+            let netns = run.netns(name).unwrap();
+            node.ip(&format!(
+                "link add veth-{name} type veth peer name eth0 netns {}\n\
+                 link set dev veth-{name} master br1 up",
+                netns.name(),
+            ))
+            .unwrap();
+            netns
+                .ip(&format!(
+                    "addr add 10.9.0.{number}/24 dev eth0\naddr add fd00:9::{number}/64 dev eth0 nodad\n\
+                     link set eth0 up"
+                ))
+                .unwrap();
+            netns
+        });
+        Self { left, right, cluster }
+    }
+
+    fn run(&self) -> &Run {
+        self.cluster.run()
+    }
+
+    fn node(&self) -> &Node {
+        &self.cluster.nodes()[0]
+    }
+
+    fn traffic(&self) {
+        for to in ["10.9.0.2", "fd00:9::2"].map(|text| text.parse().unwrap()) {
+            let address = SocketAddr::new(to, 8080);
+            let _server = EchoServer::start(&self.right, address).unwrap();
+            assert_eq!(short_connections(&self.left, address, 100, 2000).unwrap(), 100);
+            iperf3(self.run(), &self.right, &self.left, to, 1, &["-b", "80M"]).unwrap();
+            ping(&self.left, to, 20, 3000).unwrap();
+            datagrams(&self.left, SocketAddr::new(to, 9), 50, 4000, true).unwrap();
+        }
+    }
+
+    /// Runs traffic and asserts that each side received exactly what the other sent.
+    fn assert_unchanged(&self, when: &str) {
+        let capture = |netns| Capture::start(self.run(), netns, "eth0", "").unwrap();
+        let (left, right) = (capture(&self.left), capture(&self.right));
+        self.traffic();
+        let (left, right) = (left.frames().unwrap(), right.frames().unwrap());
+        assert!(left.len() > 2000, "{when}: {} frames", left.len());
+        // Two processors may hand on frames in another order; none may differ, lack, or be added.
+        let (left, right) = (multiset(&left), multiset(&right));
+        let differ: Vec<_> = left
+            .iter()
+            .filter(|(frame, n)| right.get(*frame) != Some(n))
+            .chain(right.iter().filter(|(frame, n)| left.get(*frame) != Some(n)))
+            .map(|(frame, n)| (frame.len(), n, &frame[..frame.len().min(80)]))
+            .take(4)
+            .collect();
+        assert!(differ.is_empty(), "{when}: frames differ: {differ:x?}");
+    }
+}
+
+fn multiset(frames: &[Vec<u8>]) -> BTreeMap<&[u8], usize> {
+    let mut set = BTreeMap::new();
+    for frame in frames {
+        *set.entry(frame.as_slice()).or_insert(0) += 1;
+    }
+    set
+}
+
+/// What of ours the kernel holds: program and map counts are the machine's, so names are compared.
+fn traces(run: &Run, node: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    let pins = run.pins(&node.name);
+    if pins.exists() {
+        found.push(pins.display().to_string());
+    }
+    let listed = |program: &str, arguments: &[&str]| {
+        let output = node.netns.output(Command::new(program).args(arguments)).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let attached = listed("bpftool", &["net", "show"]);
+    found.extend(attached.lines().filter(|line| line.contains("veth-")).map(str::to_owned));
+    let qdiscs = listed("tc", &["qdisc", "show"]);
+    found.extend(qdiscs.lines().filter(|line| line.contains("clsact")).map(str::to_owned));
+    found
+}
+
+#[test]
+fn packets_pass_unchanged_and_detaching_leaves_no_trace() {
+    let _turn = serial();
+    let bridged = Bridged::build("same");
+    assert_eq!(traces(bridged.run(), bridged.node()), [""; 0], "before");
+    bridged.assert_unchanged("without an observer");
+
+    let binaries = Binaries::beside_this().unwrap();
+    let options = AgentOptions { interfaces: "veth-*,br1".into(), ..AgentOptions::default() };
+    let mut agent = Agent::start(bridged.run(), &binaries, bridged.node(), &options).unwrap();
+    let attached = traces(bridged.run(), bridged.node());
+    assert!(attached.iter().any(|line| line.contains("veth-l")), "not attached: {attached:?}");
+    bridged.assert_unchanged("observed");
+
+    // Stopped, the datapath goes on counting; that is not a trace but the promise.
+    agent.process.stop();
+    bridged.assert_unchanged("observed, agent stopped");
+
+    agent.detach().unwrap();
+    assert_eq!(traces(bridged.run(), bridged.node()), [""; 0], "after detaching");
+    bridged.assert_unchanged("after detaching");
+}
