@@ -6,6 +6,8 @@ pub mod client;
 pub mod completion;
 pub mod config;
 pub mod map;
+pub mod observe;
+pub mod sql;
 pub mod status;
 pub mod text;
 pub mod up;

@@ -186,7 +186,8 @@ impl Demo {
 impl Drop for Demo {
     fn drop(&mut self) {
         // All at once; the fields' own ends then find them gone, or wait.
-        for process in &self.workloads {
+        let agents = self.agents.iter().map(|agent| &agent.process);
+        for process in self.workloads.iter().chain([&self.relay.process]).chain(agents) {
             process.signal(harness::process::Signal::TERM);
         }
     }

@@ -20,6 +20,8 @@ enum Command {
     Up(Box<cli::up::Args>),
     Demo(demo::Args),
     Status(cli::status::Args),
+    Observe(Box<cli::observe::Args>),
+    Sql(cli::sql::Args),
     Map(cli::map::Args),
     Bpf(cli::bpf::Args),
     Cleanup(cli::cleanup::Args),
@@ -27,7 +29,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match cli::config::expand(std::env::args_os().collect()) {
+    let arguments = cli::config::expand(std::env::args_os().collect());
+    let arguments = match arguments.and_then(cli::observe::fold_not) {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -47,6 +50,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Up(args) => cli::up::run(*args).await,
         Command::Demo(args) => demo::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Status(args) => cli::status::run(args).await,
+        Command::Observe(args) => cli::observe::run(*args).await,
+        Command::Sql(args) => cli::sql::run(args).await,
         Command::Map(args) => cli::map::run(args).await,
         Command::Bpf(args) => cli::bpf::run(args).await,
         Command::Completion(args) => cli::completion::run(&args, Weir::command()),

@@ -95,7 +95,9 @@ impl Args {
         let ring_bytes = u32::try_from(self.ring_size)
             .ok()
             .filter(|bytes| bytes.is_power_of_two() && *bytes >= 4096)
-            .with_context(|| format!("--ring-size {}: a power of two from 4096 to 2GiB", self.ring_size))?;
+            .with_context(|| {
+                format!("--ring-size {}: a power of two from 4096 to 2GiB", self.ring_size)
+            })?;
         if let Some(dir) = &self.manifests
             && !dir.is_dir()
         {

@@ -105,8 +105,7 @@ impl StoreSide {
             tracing::warn!(?report, "store opened; some of it was damaged");
         }
 
-        let relay_config =
-            relay::Config { peers, listen: args.grpc.0, ..relay::Config::default() };
+        let relay_config = relay::Config { peers, listen: args.grpc.0, ..relay::Config::default() };
         let relay = relay::Relay::new(relay_config, store.clone(), registry).await?;
         let handle = relay.handle();
         let backend = Arc::new(Backend {
@@ -115,9 +114,14 @@ impl StoreSide {
             registry: registry.clone(),
             stages: stage_metrics,
         });
-        let page =
-            ui::Server::bind(ui::Config::new(args.listen), store.clone(), backend, registry, stages)
-                .await?;
+        let page = ui::Server::bind(
+            ui::Config::new(args.listen),
+            store.clone(),
+            backend,
+            registry,
+            stages,
+        )
+        .await?;
         let address = page.local_addr();
 
         let (relay_stop, page_stop) = (stop.child(), stop.child());
@@ -135,7 +139,9 @@ impl StoreSide {
     /// What the part failed with.
     pub async fn failed(&mut self) -> Result<()> {
         match self.tasks.join_next().await {
-            Some(ended) => ended?.and_then(|()| anyhow::bail!("a part of the relay ended by itself")),
+            Some(ended) => {
+                ended?.and_then(|()| anyhow::bail!("a part of the relay ended by itself"))
+            }
             None => std::future::pending().await,
         }
     }

@@ -92,7 +92,6 @@ browser() {
 
 check format cargo fmt --all --check
 check format-ebpf cargo fmt --manifest-path datapath/ebpf/Cargo.toml --check
-check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 rust
 check types npm --prefix ui/web run --silent check
 page

@@ -46,7 +46,11 @@ impl Metrics {
             lag_seconds,
             batches: counter("weir_relay_batches_total", "Batches made durable, by node.", "node")?,
             rows: counter("weir_relay_rows_total", "Rows made durable, by table.", "table")?,
-            bytes: counter("weir_relay_bytes_total", "Encoded bytes made durable, by node.", "node")?,
+            bytes: counter(
+                "weir_relay_bytes_total",
+                "Encoded bytes made durable, by node.",
+                "node",
+            )?,
             reconnects: counter(
                 "weir_relay_reconnects_total",
                 "Streams that ended and were begun again, by peer.",

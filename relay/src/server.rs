@@ -31,8 +31,7 @@ pub(crate) async fn serve(
     let watch = async {
         loop {
             let healthy = peers.nodes().iter().any(|node| node.connected);
-            let status =
-                if healthy { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let status = if healthy { ServingStatus::Serving } else { ServingStatus::NotServing };
             health.set_service_status("", status).await;
             tokio::time::sleep(PERIOD).await;
         }

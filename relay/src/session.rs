@@ -18,7 +18,7 @@ use flowstore::Store;
 use futures::{Stream, StreamExt as _};
 use stage::StopToken;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::WatchStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -169,7 +169,8 @@ impl Session<'_> {
 
     async fn receive(&self, inbound: &mut Streaming<SubscribeResponse>) -> Result<Response, End> {
         let silence = self.config.silence;
-        let message = timeout(silence, inbound.message()).await.map_err(|_| End::Quiet(silence))??;
+        let message =
+            timeout(silence, inbound.message()).await.map_err(|_| End::Quiet(silence))??;
         message.ok_or(End::Closed)?.response.ok_or(End::Protocol("an empty message"))
     }
 
@@ -182,8 +183,15 @@ impl Session<'_> {
         stop: &StopToken,
     ) -> Result<(), End> {
         let drain = async {
-            while let Ok(message) = timeout(DRAINED, self.receive(inbound)).await {
-                self.take(progress, message?, stop).await?;
+            let mut quiet = Instant::now() + DRAINED;
+            while let Ok(message) = timeout_at(quiet, self.receive(inbound)).await {
+                let message = message?;
+                // A heartbeat says that the agent lives, not that there is more.
+                let more = matches!(message, Response::Batch(_));
+                self.take(progress, message, stop).await?;
+                if more {
+                    quiet = Instant::now() + DRAINED;
+                }
             }
             Ok(())
         };
@@ -285,8 +293,7 @@ impl Session<'_> {
                 Err(flowstore::Error::Stopped { why }) => self.wait(why, stop).await?,
                 Err(flowstore::Error::Undecodable { part, source, .. }) => {
                     let table = readable[part].0.name();
-                    readable[part] =
-                        self.corrupt(progress, table, rows[part], &source.to_string());
+                    readable[part] = self.corrupt(progress, table, rows[part], &source.to_string());
                     rows[part] = 1;
                 }
                 Err(flowstore::Error::TooLarge { bytes, limit }) => {

@@ -203,7 +203,12 @@ impl Slot {
         state.node.connected = true;
         state.node.error = None;
         state.node.newest = hello.newest;
-        tracing::info!(node = hello.node, uri = state.node.uri, version = hello.version, "connected");
+        tracing::info!(
+            node = hello.node,
+            uri = state.node.uri,
+            version = hello.version,
+            "connected"
+        );
     }
 
     pub(crate) fn heartbeat(&self, heartbeat: &Heartbeat) {

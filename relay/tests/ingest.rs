@@ -235,7 +235,10 @@ async fn a_full_disk_stops_the_stream_until_there_is_room() {
     (2..=40).for_each(|sequence| agent.add(sequence));
     until("it says why", || relay.handle.nodes()[0].stalled.is_some()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (acks, sent) = (agent.spool.lock().acks.clone(), agent.spool.lock().sent);
+    let (acks, sent) = {
+        let spool = agent.spool.lock();
+        (spool.acks.clone(), spool.sent)
+    };
     assert_eq!(acks.last(), Some(&1), "nothing is acknowledged that is not durable");
     assert!(sent <= 1 + 4 + 1, "{sent} batches were sent against a window of 4");
     assert_eq!(relay.sum().await, bits(1, 1), "queries go on");

@@ -12,8 +12,11 @@ use weir::{node_side, stop, store_side, telemetry};
 
 /// Observes this node and exports its flows to a relay.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example:
-  weir-agent --interfaces eth0,veth* --manifests /etc/weir/manifests")]
+#[command(
+    version,
+    after_help = "Example:
+  weir-agent --interfaces eth0,veth* --manifests /etc/weir/manifests"
+)]
 struct Args {
     /// Where flows wait for the relay.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weir/spool")]
@@ -72,14 +75,15 @@ async fn run(args: Args) -> Result<ExitCode> {
     let (ready, mut told) = tokio::sync::watch::channel(false);
     if let Some(address) = args.metrics.0 {
         let is_ready = told.clone();
-        let admin = Admin {
-            registry: registry.clone(),
-            stages: stages.metrics(&registry)?,
-            ready: Box::new(move || {
-                if *is_ready.borrow() { Ok(()) } else { Err("starting".to_owned()) }
-            }),
-            config: format!("{args:#?}\n"),
-        };
+        let admin =
+            Admin {
+                registry: registry.clone(),
+                stages: stages.metrics(&registry)?,
+                ready: Box::new(move || {
+                    if *is_ready.borrow() { Ok(()) } else { Err("starting".to_owned()) }
+                }),
+                config: format!("{args:#?}\n"),
+            };
         Arc::new(admin).serve(address, stop.child()).await?;
     }
     let run = datapath_agent::run(config, &registry, &stages, stop, |state| {

@@ -12,11 +12,19 @@ use weir::{stop, store_side, telemetry};
 
 /// Takes in the flows of agents, keeps them, and answers questions about them.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example:
-  weir-relay --peers unix:///var/run/weir/hubble.sock,http://10.0.0.2:4244 --data-dir /var/lib/weir/store")]
+#[command(
+    version,
+    after_help = "Example:
+  weir-relay --peers unix:///var/run/weir/hubble.sock,http://10.0.0.2:4244 --data-dir /var/lib/weir/store"
+)]
 struct Args {
     /// The agents: `unix:///path` or `http://host:port`, comma-separated.
-    #[arg(long, value_name = "URI", value_delimiter = ',', default_value = "unix:///var/run/weir/hubble.sock")]
+    #[arg(
+        long,
+        value_name = "URI",
+        value_delimiter = ',',
+        default_value = "unix:///var/run/weir/hubble.sock"
+    )]
     peers: Vec<relay::Peer>,
     /// Where flows are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weir/store")]

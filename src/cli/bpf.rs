@@ -29,7 +29,12 @@ enum Command {
 #[derive(Debug, Clone, clap::Args)]
 struct List {
     /// The agent's socket.
-    #[arg(long, value_name = "PATH", env = "WEIR_SOCKET", default_value = "/var/run/weir/hubble.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "WEIR_SOCKET",
+        default_value = "/var/run/weir/hubble.sock"
+    )]
     socket: PathBuf,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -52,8 +57,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let Command::List(list) = args.command;
     let status = ask(&list).await?;
     match list.output {
-        Output::Json => println!("{:#}", as_json(&status)),
-        Output::Text => print!("{}", as_text(&status)),
+        Output::Json => text::print(&format!("{:#}\n", as_json(&status)))?,
+        Output::Text => text::print(&as_text(&status))?,
     }
     Ok(ExitCode::SUCCESS)
 }

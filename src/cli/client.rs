@@ -17,12 +17,7 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Server {
     /// The relay's HTTP API.
-    #[arg(
-        long,
-        env = "WEIR_SERVER",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:4280"
-    )]
+    #[arg(long, env = "WEIR_SERVER", value_name = "URL", default_value = "http://127.0.0.1:4280")]
     pub server: String,
 }
 
@@ -94,8 +89,7 @@ impl Server {
     /// When the address is no `http://host:port`.
     pub fn client(&self) -> Result<Client> {
         let base = self.server.trim_end_matches('/');
-        let base =
-            if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
         let uri: Uri = base.parse().with_context(|| format!("--server {base:?}"))?;
         if uri.scheme_str() != Some("http") || uri.host().is_none() {
             bail!("--server {base:?}: expected http://host:port");
@@ -157,7 +151,12 @@ impl Client {
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
-    pub async fn sql(&self, query: &str, accept: &str, timeout: Option<Duration>) -> Result<Answer> {
+    pub async fn sql(
+        &self,
+        query: &str,
+        accept: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Answer> {
         let mut body = serde_json::json!({ "query": query });
         if let Some(timeout) = timeout {
             body["timeout_ms"] = u64::try_from(timeout.as_millis())?.into();

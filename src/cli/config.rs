@@ -32,7 +32,12 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     // Program, subcommand, then the file's flags: later ones win.
     let at = arguments.len().min(2);
     let (head, tail) = arguments.split_at(at);
-    Ok(head.iter().cloned().chain(flags.into_iter().map(OsString::from)).chain(tail.iter().cloned()).collect())
+    Ok(head
+        .iter()
+        .cloned()
+        .chain(flags.into_iter().map(OsString::from))
+        .chain(tail.iter().cloned())
+        .collect())
 }
 
 fn named(arguments: &[OsString]) -> Option<OsString> {
@@ -58,7 +63,8 @@ fn flags(text: &str, is_set: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for (key, value) in mapping {
         let Value::String(key) = key else { bail!("a key is not a name") };
-        if key == "config" || BY_ENVIRONMENT.iter().any(|(flag, name)| *flag == key && is_set(name)) {
+        if key == "config" || BY_ENVIRONMENT.iter().any(|(flag, name)| *flag == key && is_set(name))
+        {
             continue;
         }
         match value {
@@ -94,7 +100,13 @@ mod tests {
         let flags = |set: bool| flags(text, |_| set).unwrap();
         assert_eq!(
             flags(false),
-            ["--node=from-file", "--interfaces=eth0", "--interfaces=veth*", "--no-dns", "--max-connections=1000"]
+            [
+                "--node=from-file",
+                "--interfaces=eth0",
+                "--interfaces=veth*",
+                "--no-dns",
+                "--max-connections=1000"
+            ]
         );
         assert!(!flags(true).iter().any(|flag| flag.starts_with("--node")));
     }

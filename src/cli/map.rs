@@ -105,12 +105,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     let answer: Value = client.json("/map", &parameters).await?;
     if args.output == Output::Json {
-        println!("{answer:#}");
+        text::print(&format!("{answer:#}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut map: Map = serde_json::from_value(answer)?;
     map.edges.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.source.cmp(&b.source)));
-    print!("{}", if args.output == Output::Dot { dot(&map) } else { table(&map) });
+    text::print(&if args.output == Output::Dot { dot(&map) } else { table(&map) })?;
     if let Some(missing) = map.completeness.summary() {
         eprintln!("{missing}");
     }
@@ -118,8 +118,16 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn table(map: &Map) -> String {
-    let mut table =
-        Table::new(&["SOURCE", "DESTINATION", "PORTS", "BYTES>", "PACKETS>", "FLOWS>", "DROPPED>", "RTT>"]);
+    let mut table = Table::new(&[
+        "SOURCE",
+        "DESTINATION",
+        "PORTS",
+        "BYTES>",
+        "PACKETS>",
+        "FLOWS>",
+        "DROPPED>",
+        "RTT>",
+    ]);
     for edge in &map.edges {
         let mut ports = edge.ports.iter().take(4).cloned().collect::<Vec<_>>().join(",");
         if edge.ports.len() > 4 {
@@ -152,7 +160,11 @@ fn dot(map: &Map) -> String {
     }
     for edge in &map.edges {
         let colour = if edge.dropped > 0 { ", color=red" } else { "" };
-        let label = format!("{}\n{}", edge.ports.first().map_or("", String::as_str), text::bytes(edge.bytes));
+        let label = format!(
+            "{}\n{}",
+            edge.ports.first().map_or("", String::as_str),
+            text::bytes(edge.bytes)
+        );
         out.push_str(&format!(
             "  {} -> {} [label={}{colour}];\n",
             quoted(&edge.source),
@@ -192,6 +204,9 @@ mod tests {
              shop/web  name:a\"b     TCP/443  2.00 KiB       12      3        1    -\n"
         );
         let dot = dot(&map());
-        assert!(dot.contains(r#""shop/web" -> "name:a\"b" [label="TCP/443\n2.00 KiB", color=red];"#), "{dot}");
+        assert!(
+            dot.contains(r#""shop/web" -> "name:a\"b" [label="TCP/443\n2.00 KiB", color=red];"#),
+            "{dot}"
+        );
     }
 }

@@ -108,8 +108,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         let (status, nodes, problems) = asked?;
         match args.output {
             Output::Json => {
-                let all = json!({ "status": status, "nodes": nodes["nodes"], "problems": problems });
-                println!("{all:#}");
+                let all =
+                    json!({ "status": status, "nodes": nodes["nodes"], "problems": problems });
+                text::print(&format!("{all:#}\n"))?;
             }
             Output::Text => {
                 let text = screen(
@@ -117,7 +118,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                     &serde_json::from_value(nodes)?,
                     &problems,
                 );
-                print!("{text}");
+                text::print(&text)?;
             }
         }
         return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -160,14 +161,20 @@ fn screen(status: &Status, nodes: &Nodes, problems: &[String]) -> String {
         ("Weir", format!("{}, up {}", status.version, text::span(status.uptime_s))),
         ("Nodes", format!("{connected} of {} connected", nodes.nodes.len())),
         ("Mode", status.mode.clone()),
-        ("Flows", format!("{:.1}/s, {} stored", status.flows_per_s, text::count(status.flows_stored))),
+        (
+            "Flows",
+            format!("{:.1}/s, {} stored", status.flows_per_s, text::count(status.flows_stored)),
+        ),
         (
             "Storage",
             format!(
                 "{} in {} segments{}, ingest {}",
                 text::bytes(storage.bytes),
                 storage.segments,
-                storage.disk_free_bytes.map(|free| format!(", {} free", text::bytes(free))).unwrap_or_default(),
+                storage
+                    .disk_free_bytes
+                    .map(|free| format!(", {} free", text::bytes(free)))
+                    .unwrap_or_default(),
                 storage.ingest
             ),
         ),
@@ -182,7 +189,12 @@ fn screen(status: &Status, nodes: &Nodes, problems: &[String]) -> String {
     facts.push(("Answers", completeness));
     if status.completeness.unattributed_bytes > 0 {
         let bytes = text::bytes(status.completeness.unattributed_bytes);
-        facts.push(("Unattributed", format!("{bytes} in the last 5 minutes (ARP and other frames that are no flow included)")));
+        facts.push((
+            "Unattributed",
+            format!(
+                "{bytes} in the last 5 minutes (ARP and other frames that are no flow included)"
+            ),
+        ));
     }
     let mut out = String::new();
     for (name, value) in facts {
@@ -207,7 +219,8 @@ fn screen(status: &Status, nodes: &Nodes, problems: &[String]) -> String {
 }
 
 fn node_table(nodes: &Nodes) -> String {
-    let mut table = Table::new(&["NODE", "STATE", "LAG>", "FLOWS/S>", "MODE", "VERSION", "INTERFACES>"]);
+    let mut table =
+        Table::new(&["NODE", "STATE", "LAG>", "FLOWS/S>", "MODE", "VERSION", "INTERFACES>"]);
     for node in &nodes.nodes {
         let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".to_owned());
         table.row(vec![
@@ -241,7 +254,9 @@ fn features(nodes: &Nodes) -> String {
             None => seen.push((lines, vec![&node.name])),
         }
     }
-    seen.into_iter().map(|(lines, names)| format!("\nDatapath of {}\n{lines}", names.join(", "))).collect()
+    seen.into_iter()
+        .map(|(lines, names)| format!("\nDatapath of {}\n{lines}", names.join(", ")))
+        .collect()
 }
 
 #[cfg(test)]

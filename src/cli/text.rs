@@ -1,6 +1,6 @@
 //! Text for people: tables, quantities, colours.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 /// Rows in aligned columns.
 #[derive(Debug, Default)]
@@ -105,6 +105,18 @@ pub fn harmless(text: &str) -> String {
         .collect()
 }
 
+/// Writes to standard output. A reader that has gone (`| head`) ends the process in peace.
+///
+/// # Errors
+/// When it cannot be written to for another reason.
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        done => done,
+    }
+}
+
 /// Bytes in binary units, three digits.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -161,7 +173,10 @@ mod tests {
 
     #[test]
     fn quantities() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1024), bytes(1 << 40)], ["0 B", "1023 B", "1.00 KiB", "1.00 TiB"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1024), bytes(1 << 40)],
+            ["0 B", "1023 B", "1.00 KiB", "1.00 TiB"]
+        );
         assert_eq!([count(7), count(1234), count(1_234_567)], ["7", "1,234", "1,234,567"]);
         assert_eq!([span(59), span(61), span(3700), span(90_000)], ["59s", "1m1s", "1h1m", "1d1h"]);
     }

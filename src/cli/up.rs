@@ -116,7 +116,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     if !agent.is_finished() {
         match tokio::time::timeout(DRAIN, &mut agent).await {
             Ok(ended) => ended??,
-            Err(_) => tracing::warn!("the agent did not end in time; what it holds stays in its spool"),
+            Err(_) => {
+                tracing::warn!("the agent did not end in time; what it holds stays in its spool")
+            }
         }
     }
     store.stop().await?;
@@ -142,7 +144,14 @@ fn welcome(args: &Args, store: &StoreSide, state: &datapath_agent::Ready) {
         "  weir sql{server} \"SELECT process_name, destination_ip, sum(bytes_out + bytes_in) AS bytes FROM flows GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 10\""
     );
     println!();
-    println!("Ctrl-C ends it{}.", if args.keep { "; the datapath keeps counting" } else { " and leaves no trace in the kernel" });
+    println!(
+        "Ctrl-C ends it{}.",
+        if args.keep {
+            "; the datapath keeps counting"
+        } else {
+            " and leaves no trace in the kernel"
+        }
+    );
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Questions to the store that have small answers.
 
 use arrow::array::{Array, AsArray as _, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{
+    DataType, Float64Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
 use axum::http::StatusCode;
 use flowstore::{QueryError, QueryRequest};
 use model::Completeness;

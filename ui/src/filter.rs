@@ -156,12 +156,10 @@ impl Filters {
         if value.eq_ignore_ascii_case("all") {
             self.every_row = true;
         } else {
-            let reporter = value::one_of(value, Reporter::parse, Reporter::ALL, Reporter::name)
-                .map_err(|why| FilterError::Value {
-                    name: "reporter",
-                    value: value.to_owned(),
-                    why,
-                })?;
+            let reporter =
+                value::one_of(value, Reporter::parse, Reporter::ALL, Reporter::name).map_err(
+                    |why| FilterError::Value { name: "reporter", value: value.to_owned(), why },
+                )?;
             self.reporters.push(reporter);
         }
         Ok(())

@@ -43,7 +43,9 @@ pub(crate) async fn list(
         None | Some("newest") => Order::Newest,
         Some("oldest") => Order::Oldest,
         Some(other) => {
-            return Err(ApiError::bad_request(format!("order={other:?}: expected newest or oldest")));
+            return Err(ApiError::bad_request(format!(
+                "order={other:?}: expected newest or oldest"
+            )));
         }
     };
     let found = app.ask(statement::flows(&filters, range, Some(limit), order)).await?;

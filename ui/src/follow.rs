@@ -136,12 +136,20 @@ impl Live {
         self.next = read.next;
         let mut events = Vec::new();
         if read.lost > 0 {
-            events.push(self.gap(read.lost, "behind", "came while this stream was away; see history"));
+            events.push(self.gap(
+                read.lost,
+                "behind",
+                "came while this stream was away; see history",
+            ));
         }
         let mut rows = Vec::new();
         for chunk in &read.chunks {
             match &chunk.rows {
-                None => events.push(self.gap(chunk.count, "tail", "the live tail could not follow; see history")),
+                None => events.push(self.gap(
+                    chunk.count,
+                    "tail",
+                    "the live tail could not follow; see history",
+                )),
                 Some(batch) => self.pick(chunk, batch, from, &mut rows),
             }
         }
@@ -149,9 +157,11 @@ impl Live {
         let share = self.app.config().live_rows / (1000 / PERIOD.as_millis() as usize);
         let stride = rows.len().div_ceil(share.max(1)).max(1);
         let total = rows.len();
-        events.extend(rows.into_iter().step_by(stride).map(|(id, text)| {
-            Event::default().event("flow").id(id.to_string()).data(text)
-        }));
+        events.extend(
+            rows.into_iter()
+                .step_by(stride)
+                .map(|(id, text)| Event::default().event("flow").id(id.to_string()).data(text)),
+        );
         let sent = total.div_ceil(stride);
         self.app.metrics().live_rows.inc_by(sent as u64);
         if stride > 1 {
@@ -162,7 +172,13 @@ impl Live {
     }
 
     /// Takes those rows of a chunk that pass, with their numbers.
-    fn pick(&mut self, chunk: &Chunk, batch: &RecordBatch, from: u64, out: &mut Vec<(u64, String)>) {
+    fn pick(
+        &mut self,
+        chunk: &Chunk,
+        batch: &RecordBatch,
+        from: u64,
+        out: &mut Vec<(u64, String)>,
+    ) {
         let mut passes = self.matcher.test(batch);
         if let Some(speakers) = &mut self.speakers {
             speakers.silence(batch, &mut passes);
@@ -195,7 +211,8 @@ impl Live {
         };
         let rate = std::mem::take(&mut self.passed);
         let now = time::format(time::now());
-        let data = format!("{{\"time\":\"{now}\",\"rate\":{rate},\"completeness\":{completeness}}}");
+        let data =
+            format!("{{\"time\":\"{now}\",\"rate\":{rate},\"completeness\":{completeness}}}");
         Event::default().event("status").data(data)
     }
 }
@@ -221,7 +238,9 @@ impl Speakers {
             }
         }
         for row in rows {
-            let speaks = self.get(word(batch, "flow_id", row)).is_none_or(|best| best[1..] == rank(batch, row)[1..]);
+            let speaks = self
+                .get(word(batch, "flow_id", row))
+                .is_none_or(|best| best[1..] == rank(batch, row)[1..]);
             passes[row] = speaks;
         }
     }

@@ -125,12 +125,20 @@ mod tests {
     fn hosts() {
         let local = Hosts::new(true, &["Weir.Example".to_owned()]);
         for good in [
-            "localhost", "localhost:4280", "127.0.0.1:4280", "127.8.9.1", "[::1]:4280", "[::1]",
-            "weir.localhost:1", "weir.example:4280",
+            "localhost",
+            "localhost:4280",
+            "127.0.0.1:4280",
+            "127.8.9.1",
+            "[::1]:4280",
+            "[::1]",
+            "weir.localhost:1",
+            "weir.example:4280",
         ] {
             assert!(local.allow(good), "{good}");
         }
-        for bad in ["", "example.com", "example.com:4280", "10.0.0.1", "localhost.evil.com", "[::2]"] {
+        for bad in
+            ["", "example.com", "example.com:4280", "10.0.0.1", "localhost.evil.com", "[::2]"]
+        {
             assert!(!local.allow(bad), "{bad}");
         }
         assert!(Hosts::new(false, &[]).allow("example.com"));

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use arrow::array::{Array, AsArray as _, RecordBatch};
 use arrow::datatypes::{
-    ArrowDictionaryKeyType, ArrowTimestampType, DataType, Decimal128Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    ArrowDictionaryKeyType, ArrowTimestampType, DataType, Decimal128Type, Float32Type, Float64Type,
+    Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
@@ -287,7 +287,8 @@ mod tests {
 
     fn batch() -> RecordBatch {
         let words: DictionaryArray<Int32Type> = vec![Some("a,b"), None].into_iter().collect();
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let lists =
+            ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         RecordBatch::try_from_iter_with_nullable([
             ("n", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])) as _, true),
             ("w", Arc::new(words) as _, true),

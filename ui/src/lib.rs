@@ -127,9 +127,8 @@ impl Server {
         stages: &stage::Registry,
     ) -> Result<Self, Error> {
         let address = config.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { address, source })?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let metrics = Metrics::register(metrics)?;
         let hub = Hub::new(store.clone(), stages, config.live_buffer);
         let app = App::new(config, store, backend, hub.clone(), metrics);

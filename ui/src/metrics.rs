@@ -1,6 +1,8 @@
 //! Metrics of the server; names are part of the surface.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 /// Everything the server counts.
 #[derive(Debug, Clone)]

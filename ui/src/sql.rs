@@ -176,7 +176,8 @@ impl Writing {
                 "truncated",
                 format!("only the first {} rows were read", stats.rows),
             );
-            return self.broken(error.hint("narrow the query, or say how many rows you want with limit"));
+            return self
+                .broken(error.hint("narrow the query, or say how many rows you want with limit"));
         }
         self.step = Step::Trailers;
         Ok(Frame::data(self.encoder.end(self.rows.completeness(), &stats)))
@@ -191,7 +192,12 @@ impl Writing {
     }
 }
 
-fn answer(format: Format, rows: QueryStream, first: Option<RecordBatch>, limited: bool) -> Response {
+fn answer(
+    format: Format,
+    rows: QueryStream,
+    first: Option<RecordBatch>,
+    limited: bool,
+) -> Response {
     let completeness = Report(rows.completeness()).json();
     let encoder = Encoder::new(format, rows.schema());
     let writing = Writing { rows, first, encoder, limited, step: Step::Head };

@@ -15,8 +15,7 @@ const RANK: &str = "concat(CASE WHEN verdict = 'FORWARDED' THEN '1' ELSE '0' END
     node, '/', interface)";
 
 /// Packets or tries that policy dropped.
-const DENIED: &str =
-    "sum(CASE WHEN verdict = 'DROPPED' THEN coalesce(attempts, CAST(1 AS BIGINT UNSIGNED)) END) AS denied";
+const DENIED: &str = "sum(CASE WHEN verdict = 'DROPPED' THEN coalesce(attempts, CAST(1 AS BIGINT UNSIGNED)) END) AS denied";
 
 /// What policy and kernel dropped.
 const DROPPED: &str =
@@ -71,7 +70,9 @@ pub fn flows(filters: &Filters, range: Range, limit: Option<usize>, order: Order
 /// Every row of one connection.
 pub(crate) fn one_flow(flow_id: &str) -> String {
     let id = literal(flow_id);
-    format!("SELECT * FROM flows WHERE flow_id = {id} ORDER BY start_time, seq, node, interface LIMIT 5000")
+    format!(
+        "SELECT * FROM flows WHERE flow_id = {id} ORDER BY start_time, seq, node, interface LIMIT 5000"
+    )
 }
 
 /// What the kernel dropped of one connection.
@@ -207,7 +208,9 @@ pub(crate) fn values(field: &str, part: &str, range: Range) -> Option<String> {
             sides.iter().map(|side| of(bare).replace("{side}", side)).collect()
         }
         _ if sides.len() == 1 => return None,
-        "service" => vec!["concat(destination_service_namespace, '/', destination_service)".to_owned()],
+        "service" => {
+            vec!["concat(destination_service_namespace, '/', destination_service)".to_owned()]
+        }
         "process" => vec!["process_name".to_owned()],
         "protocol" | "verdict" | "drop_reason" | "node" | "interface" | "cluster" | "direction"
         | "reporter" => vec![bare.to_owned()],
@@ -304,7 +307,9 @@ fn per_connection_as(
 /// Kind, namespace and name of one end of an edge.
 fn end(side: &str, by: MapBy) -> String {
     let (kind, name) = match by {
-        MapBy::Workload => ("workload", format!("coalesce({side}_workload, {side}_pod, {side}_ip)")),
+        MapBy::Workload => {
+            ("workload", format!("coalesce({side}_workload, {side}_pod, {side}_ip)"))
+        }
         MapBy::Pod => ("pod", format!("coalesce({side}_pod, {side}_workload, {side}_ip)")),
         MapBy::Namespace => ("workload", format!("{side}_namespace")),
     };
@@ -329,7 +334,9 @@ fn end(side: &str, by: MapBy) -> String {
         &format!("{side}_ip"),
     );
     let spaces = match side {
-        "destination" => "coalesce(destination_namespace, destination_service_namespace)".to_owned(),
+        "destination" => {
+            "coalesce(destination_namespace, destination_service_namespace)".to_owned()
+        }
         _ => format!("{side}_namespace"),
     };
     // Words are dictionaries of different keys; as plain text they can be branches of one CASE.

@@ -95,7 +95,9 @@ fn calendar(text: &str) -> Option<i64> {
     let date = text.get(..10)?;
     let mut parts = date.split('-');
     let (year, month, day) = (part(&mut parts, 4)?, part(&mut parts, 2)?, part(&mut parts, 2)?);
-    if parts.next().is_some() || !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day)
+    if parts.next().is_some()
+        || !(1..=12).contains(&month)
+        || !(1..=days_in(year, month)).contains(&day)
     {
         return None;
     }
@@ -228,9 +230,18 @@ mod tests {
 
     #[test]
     fn refuses_the_rest() {
-        for text in
-            ["", "5", "m", "5 m", "2023-02-29", "2023-13-01", "2023-01-01T25:00Z", "-", "1.x", "x5m"]
-        {
+        for text in [
+            "",
+            "5",
+            "m",
+            "5 m",
+            "2023-02-29",
+            "2023-13-01",
+            "2023-01-01T25:00Z",
+            "-",
+            "1.x",
+            "x5m",
+        ] {
             if text == "5" {
                 // Five seconds after the epoch: odd, but a number is unix time.
                 assert!(parse(text, NOW).is_ok());

@@ -115,7 +115,8 @@ async fn every_filter_runs_in_the_store() {
 async fn sql_in_every_format() {
     let api = Api::start().await;
     api.put_flows(&[flow(1, "SOURCE", "a", "veth0", 0)]).await;
-    let query = "SELECT flow_id, destination_port, bytes_out, drop_reason, source_labels FROM flows";
+    let query =
+        "SELECT flow_id, destination_port, bytes_out, drop_reason, source_labels FROM flows";
     let answer = api.post_sql(query, "application/json").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let body: Value = answer.parse();
@@ -158,7 +159,10 @@ async fn sql_with_parameters_and_limits() {
     assert_eq!(answer["stats"]["rows"], 1, "{answer:#}");
     let body = json!({"query": "SELECT flow_id FROM flows", "limit": 10});
     let answer: Value = api.post("/api/v1/sql", "application/json", body.to_string()).await.parse();
-    assert_eq!((&answer["stats"]["rows"], &answer["stats"]["truncated"]), (&json!(10), &json!(true)));
+    assert_eq!(
+        (&answer["stats"]["rows"], &answer["stats"]["truncated"]),
+        (&json!(10), &json!(true))
+    );
     let body = json!({"query": "SELECT 1", "nonsense": 1});
     let answer = api.post("/api/v1/sql", "application/json", body.to_string()).await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"));
@@ -219,14 +223,18 @@ async fn what_the_page_shows() {
     assert_eq!(map["edges"][0]["ports"], json!(["TCP/6379"]));
     assert_eq!(map["edges"][0]["rtt_us"], 250);
     let map = api.json("/api/v1/map?since=1h&by=namespace").await;
-    assert_eq!(map["nodes"][0], json!({"id": "data", "namespace": "data", "name": "data", "kind": "workload"}));
+    assert_eq!(
+        map["nodes"][0],
+        json!({"id": "data", "namespace": "data", "name": "data", "kind": "workload"})
+    );
     let map = api.json("/api/v1/map?since=1h&by=pod").await;
     assert_eq!(map["nodes"][1]["id"], "shop/web-7d");
 
     let timeline = api.json("/api/v1/timeline?since=10m&buckets=20").await;
     let buckets = timeline["buckets"].as_array().unwrap();
     assert_eq!(buckets.len(), 20);
-    let sum = |name: &str| -> u64 { buckets.iter().map(|bucket| bucket[name].as_u64().unwrap()).sum() };
+    let sum =
+        |name: &str| -> u64 { buckets.iter().map(|bucket| bucket[name].as_u64().unwrap()).sum() };
     assert_eq!((sum("forwarded"), sum("bytes"), sum("lost")), (1, 3000, 7));
 
     let losses = api.json("/api/v1/losses?since=1h").await;
@@ -269,13 +277,22 @@ async fn pages_and_guards() {
     let api = Api::start().await;
     let page = api.get("/map?since=5m").await;
     assert_eq!(page.status, 200);
-    assert!(page.header("content-type").starts_with("text/html"), "{}", page.header("content-type"));
+    assert!(
+        page.header("content-type").starts_with("text/html"),
+        "{}",
+        page.header("content-type")
+    );
     assert!(page.header("content-security-policy").contains("script-src 'self'"));
     assert_eq!(api.get("/assets/nothing.js").await.status, 404);
 
     let rebound = api.get_with("/api/v1/status", &[("host", "evil.example:4280")]).await;
     assert_eq!((rebound.status, rebound.code().as_str()), (421, "bad_host"));
-    let cross = api.get_with("/api/v1/status", &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]).await;
+    let cross = api
+        .get_with(
+            "/api/v1/status",
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+        )
+        .await;
     assert_eq!((cross.status, cross.code().as_str()), (403, "cross_site"));
     let packed = api.get_with("/api/v1/openapi.json", &[("accept-encoding", "gzip")]).await;
     assert_eq!(packed.header("content-encoding"), "gzip");

@@ -63,7 +63,8 @@ async fn what_the_ring_forgot_is_a_gap() {
     let id = live.until("flow").await.id.unwrap();
     drop(live);
     for id in 1..=30 {
-        let rows: Vec<_> = (0..10).map(|n| flow(1000 * id + n, "SOURCE", "a", "veth0", 0)).collect();
+        let rows: Vec<_> =
+            (0..10).map(|n| flow(1000 * id + n, "SOURCE", "a", "veth0", 0)).collect();
         api.put_flows(&rows).await;
     }
     // The feed runs behind the appends.

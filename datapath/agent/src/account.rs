@@ -45,6 +45,7 @@ use expiry::nanoseconds;
 use flow::Writer;
 use ledger::Ledger;
 use pending::{Out, Pending};
+use ports::Seen;
 
 use crate::dimensions::DimensionRow;
 use crate::events::Item;
@@ -109,6 +110,8 @@ pub(crate) struct Accountant {
     removing: Vec<ConnKey>,
     /// Interfaces that are not observed any more, and whose final counters are to be reported.
     ended: Vec<(Attached, Option<LinkStats>)>,
+    /// What the interfaces received, by index.
+    seen: HashMap<u32, Seen>,
     /// The agent stops: what moved is reported, but nothing is over because of that.
     stopping: bool,
     /// Rows of `flows` committed.
@@ -169,7 +172,6 @@ impl Accountant {
                     self.closing.push_back((kernel.epoch_from_ktime(time_ns) + wait, key));
                 }
             }
-            Item::Drop(event) => self.take_drop(kernel, &event),
         }
     }
 
@@ -275,12 +277,7 @@ impl Accountant {
         self.commit(kernel, now)
     }
 
-    fn counters(
-        &mut self,
-        kernel: &dyn Kernel,
-        links: &[Link],
-        now: i64,
-    ) -> Result<(), Failure> {
+    fn counters(&mut self, kernel: &dyn Kernel, links: &[Link], now: i64) -> Result<(), Failure> {
         for attached in kernel.attached() {
             let link = links.iter().find(|link| link.index == attached.ifindex);
             self.interface(kernel, &attached, link.map(|link| link.stats), now)?;
@@ -320,12 +317,7 @@ impl Accountant {
 
     /// Puts the rows that wait into the batch, and with them the drops counted up to `counted` that
     /// no event told of.
-    fn stage_pending(
-        &mut self,
-        kernel: &dyn Kernel,
-        counted: &HashMap<u32, (u64, u64)>,
-        now: i64,
-    ) {
+    fn stage_pending(&mut self, kernel: &dyn Kernel, counted: &HashMap<u32, (u64, u64)>, now: i64) {
         if self.batch.pending {
             return;
         }

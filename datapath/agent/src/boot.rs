@@ -39,14 +39,7 @@ pub(crate) fn fresh_instance() -> u64 {
 
 /// The note as the map holds it.
 pub(crate) fn note(instance: u64) -> Reported {
-    Reported {
-        id: instance,
-        batch: 0,
-        seq_was: 0,
-        seq_now: 0,
-        was: [0; TOTALS],
-        now: [0; TOTALS],
-    }
+    Reported { id: instance, batch: 0, seq_was: 0, seq_now: 0, was: [0; TOTALS], now: [0; TOTALS] }
 }
 
 /// The kernel's boot id.

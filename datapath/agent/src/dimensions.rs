@@ -227,8 +227,18 @@ impl DimensionRow {
             }
             Content::Policy { kind, namespace, name, spec } => {
                 let revision = None;
-                PolicyRow { valid_from, valid_to, cluster, node, kind, namespace, name, revision, spec }
-                    .push(builder);
+                PolicyRow {
+                    valid_from,
+                    valid_to,
+                    cluster,
+                    node,
+                    kind,
+                    namespace,
+                    name,
+                    revision,
+                    spec,
+                }
+                .push(builder);
             }
             // In the order of the table's columns; it has no row type.
             Content::Identity { number, labels } => builder

@@ -10,7 +10,8 @@ pub(crate) const IPV6: u16 = 0x86dd;
 /// Hubble's reason for the kernel's (`enum skb_drop_reason`, with or without its prefix). Only
 /// where the meaning is the same; the kernel's own word stands beside it in every row.
 pub(crate) fn reason(kernel: &str) -> DropReason {
-    match kernel.strip_prefix("SKB_DROP_REASON_").or(kernel.strip_prefix("SKB_")).unwrap_or(kernel) {
+    match kernel.strip_prefix("SKB_DROP_REASON_").or(kernel.strip_prefix("SKB_")).unwrap_or(kernel)
+    {
         // A rule that someone wrote, in whichever language.
         "NETFILTER_DROP" | "SOCKET_FILTER" | "TC_INGRESS" | "TC_EGRESS" | "XDP" | "QDISC_DROP"
         | "BPF_CGROUP_EGRESS" => DropReason::PolicyDenied,

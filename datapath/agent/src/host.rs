@@ -60,6 +60,8 @@ pub(crate) struct Route {
 pub(crate) trait Host: std::fmt::Debug + Send {
     /// The interfaces, with their counters now.
     fn links(&mut self) -> io::Result<Vec<Link>>;
+    /// The counters of one interface now; `None` when it is gone.
+    fn stats(&mut self, index: u32) -> io::Result<Option<LinkStats>>;
     /// What changed, without waiting.
     fn changes(&mut self) -> io::Result<Changes>;
     /// Addresses of the interfaces.

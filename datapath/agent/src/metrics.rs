@@ -4,9 +4,7 @@ use datapath_abi::conn::STATE_NONE;
 use hashbrown::HashMap;
 use model::{Protocol, Reporter};
 use parking_lot::Mutex;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Destination ports told apart; further ones count as `other`. Hubble's metric has no bound, and
 /// a port scan would fill the registry.

@@ -215,10 +215,17 @@ mod tests {
     #[test]
     fn reads_both_families() {
         let v4 = "   1: 0100007F:1F90 0200007F:C350 01 00000000:00000000 00:00000000 00000000  0  0 4711 1";
-        let expected = (("127.0.0.1".parse().unwrap(), 8080), ("127.0.0.2".parse().unwrap(), 50000));
+        let expected =
+            (("127.0.0.1".parse().unwrap(), 8080), ("127.0.0.2".parse().unwrap(), 50000));
         assert_eq!(socket(v4), Some((expected, 4711)));
-        assert_eq!(end("0000000000000000FFFF00000100007F:0050"), Some(("127.0.0.1".parse().unwrap(), 80)));
-        assert_eq!(end("00000000000000000000000001000000:0050"), Some(("::1".parse().unwrap(), 80)));
+        assert_eq!(
+            end("0000000000000000FFFF00000100007F:0050"),
+            Some(("127.0.0.1".parse().unwrap(), 80))
+        );
+        assert_eq!(
+            end("00000000000000000000000001000000:0050"),
+            Some(("::1".parse().unwrap(), 80))
+        );
         for odd in ["", "x", "1: 2", "1: 0100007F 0:0"] {
             assert_eq!(socket(odd), None);
         }

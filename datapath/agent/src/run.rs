@@ -113,8 +113,7 @@ pub async fn run(
     ready: impl FnOnce(Ready) + Send,
 ) -> Result<(), Error> {
     let shared = Shared::new(config, metrics, stages)?;
-    let listeners =
-        Listeners::bind(shared.config.socket.as_deref(), &shared.config.listen).await?;
+    let listeners = Listeners::bind(shared.config.socket.as_deref(), &shared.config.listen).await?;
     let addresses = listeners.addresses();
 
     let (publish, control) = watch::channel(Arc::new(Snapshot::default()));
@@ -352,5 +351,20 @@ async fn sync(spool: Arc<Spool>, status: Status) {
             Ok(Err(error)) => status.warn("spool", vec![format!("not synced: {error}")]),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program may run the agent as a task among others.
+    #[test]
+    fn an_agent_can_be_spawned() {
+        fn check<T: Send>(_: impl FnOnce() -> T) {}
+        check(|| {
+            let (metrics, stages) = Box::leak(Box::<(prometheus::Registry, _)>::default());
+            run(Config::new("n", "d", "p"), metrics, stages, StopToken::new(), drop)
+        });
     }
 }

@@ -11,8 +11,9 @@
 //! lost (at most that second), never come twice.
 //!
 //! Bounded: past [`Limits::bytes`] the oldest segment goes. The eviction is written to the log
-//! before the file is removed, and the next batch carries it as a row of `losses`; each record
-//! says how much of it has been reported, so that no crash loses or repeats the row.
+//! before the file is removed, and the next batch carries it as a row of `losses`. Each record says
+//! how much of it its row tells of, so that no crash loses or repeats a row; and when a batch with
+//! such a row is itself evicted, what it told of is told again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -139,9 +140,8 @@ impl Spool {
     pub(crate) fn commit(&self, sequence: u64, closed_at: i64, parts: Vec<Part>) -> io::Result<()> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let reported = inner.log.evicted();
-        let record =
-            Record::Data(Data { sequence, closed_at, evicted_reported: reported, parts }).encode();
+        let told = inner.log.untold();
+        let record = Record::Data(Data { sequence, closed_at, told, parts }).encode();
         inner.make_room(record.len() as u64, &self.ledger)?;
         inner.log.append_data(&inner.boot, &record)?;
         self.ledger.take(1);
@@ -152,8 +152,7 @@ impl Spool {
     /// Evicted batches that no committed batch reports yet. The next [`commit`](Self::commit)
     /// must carry them.
     pub(crate) fn unreported(&self) -> Totals {
-        let inner = self.inner.lock();
-        inner.log.evicted() - inner.log.evicted_reported()
+        self.inner.lock().log.untold()
     }
 
     /// The first batch behind `after`; `None` when there is none yet.

@@ -58,11 +58,7 @@ impl View {
     /// Who asks for names under this address: programs of the host may ask from any of its
     /// addresses and connect from another.
     pub(crate) fn client(&self, address: IpAddr) -> IpAddr {
-        if self.directory.is_local(address) {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        } else {
-            address
-        }
+        if self.directory.is_local(address) { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { address }
     }
 }
 

@@ -99,6 +99,9 @@ impl Worker {
         while let Some(item) = self.lanes.item() {
             self.accountant.take(&*self.kernel, item);
         }
+        while let Some(drop) = self.lanes.drop() {
+            self.accountant.take_drop(&*self.kernel, &drop);
+        }
         while let Some(answer) = self.lanes.answer() {
             let (key, time) = (&answer.key, answer.time_ns);
             self.accountant.take_answer(&*self.kernel, key, time, &answer.payload);
@@ -134,9 +137,7 @@ impl Worker {
             passed
         } else if clock >= schedule.flush {
             schedule.flush = clock + self.config.flush;
-            self.accountant
-                .report_ended(&mut *self.kernel, now)
-                .and_then(|()| self.accountant.flush(&*self.kernel, now))
+            self.accountant.flush(&*self.kernel, now)
         } else {
             return;
         };
@@ -144,12 +145,13 @@ impl Worker {
     }
 
     fn pass(&mut self, now: i64) -> Result<(), Failure> {
-        self.accountant.report_ended(&mut *self.kernel, now)?;
         // With their counters as they are now.
         if let Ok(links) = self.host.links() {
             self.following.links = links;
         }
-        self.accountant.pass(&*self.kernel, &self.following.links, now)
+        self.accountant.pass(&*self.kernel, &self.following.links, now)?;
+        // Their connections have ended in the pass.
+        self.accountant.report_ended(&mut *self.kernel, now)
     }
 
     fn outcome(&mut self, schedule: &mut Schedule, done: Result<(), Failure>) {
@@ -195,7 +197,8 @@ impl Worker {
             let counts = counters.iter().flatten().flat_map(|hook| &hook.causes);
             let (packets, bytes) = counts.fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes));
             let pods = self.accountant.view.ports.get(attached.ifindex);
-            let pods = pods.map(|port| port.pods.iter().map(|p| format!("{}/{}", p.namespace, p.pod)));
+            let pods =
+                pods.map(|port| port.pods.iter().map(|p| format!("{}/{}", p.namespace, p.pod)));
             all.push(wire::export::Interface {
                 name: attached.name,
                 index: attached.ifindex,

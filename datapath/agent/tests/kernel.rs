@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray as _;
@@ -19,10 +19,22 @@ use tonic::transport::Endpoint;
 use wire::export::export_client::ExportClient;
 use wire::export::subscribe_request::Request;
 use wire::export::subscribe_response::Response;
-use wire::export::{Ack, Start, StatusRequest, SubscribeRequest};
+use wire::export::{Ack, Part, Start, StatusRequest, SubscribeRequest};
 
-/// Rows by table, as a relay gets them.
+/// Rows by table, as a relay has them.
 type Rows = BTreeMap<String, Vec<RecordBatch>>;
+/// Batches by boot and number: one that comes again is not taken again.
+type Batches = BTreeMap<(String, u64), Vec<Part>>;
+
+const FLOWS: [&str; 4] = ["packets_out", "packets_in", "bytes_out", "bytes_in"];
+const COUNTERS: [&str; 6] = [
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "unattributed_packets",
+    "unattributed_bytes",
+];
 
 struct Lab {
     cluster: Cluster,
@@ -48,7 +60,8 @@ impl Lab {
                 pod.ipv6,
                 name = pod.spec.name,
             );
-            std::fs::write(lab.dir.join(format!("manifests/{}.yaml", pod.spec.name)), text).unwrap();
+            std::fs::write(lab.dir.join(format!("manifests/{}.yaml", pod.spec.name)), text)
+                .unwrap();
         }
         lab
     }
@@ -72,38 +85,53 @@ impl Lab {
         }
     }
 
-    /// Runs an agent in the node's namespace while `during` runs; returns what it exported, too.
-    fn observe(&self, config: Config, during: impl FnOnce(&Ready)) -> Rows {
+    /// Runs an agent in the node's namespace while `during` runs; adds what it exports to
+    /// `batches`.
+    fn observe(&self, config: Config, batches: &mut Batches, during: impl FnOnce(&Ready)) {
         let (stop, socket) = (StopToken::new(), config.socket.clone().unwrap());
-        let (ready, readied) = mpsc::channel();
+        let ready = OnceLock::new();
         std::thread::scope(|scope| {
-            let agent = scope.spawn(|| self.run(config, stop.clone(), ready));
-            let ready = match readied.recv_timeout(Duration::from_secs(60)) {
-                Ok(ready) => ready,
-                Err(_) => panic!("{:?}", agent.join().unwrap()),
+            let agent = scope.spawn(|| self.run(config, stop.clone(), &ready));
+            let ready = loop {
+                match ready.get() {
+                    Some(ready) => break ready,
+                    None if agent.is_finished() => panic!("{:?}", agent.join().unwrap()),
+                    None => std::thread::sleep(Duration::from_millis(5)),
+                }
             };
             let relay = scope.spawn(|| runtime().block_on(relay(&socket)));
-            during(&ready);
+            during(ready);
             stop.stop();
             agent.join().unwrap().unwrap();
-            relay.join().unwrap()
-        })
+            batches.extend(relay.join().unwrap());
+        });
     }
 
     fn run(
         &self,
         config: Config,
         stop: StopToken,
-        ready: mpsc::Sender<Ready>,
+        ready: &OnceLock<Ready>,
     ) -> Result<(), datapath_agent::Error> {
         let metrics = prometheus::Registry::new();
         let stages = stage::Registry::new();
         let work = || {
-            runtime().block_on(datapath_agent::run(config, &metrics, &stages, stop, move |r| {
-                ready.send(r).unwrap();
+            runtime().block_on(datapath_agent::run(config, &metrics, &stages, stop, |r| {
+                ready.set(r).unwrap();
             }))
         };
         self.node().netns.run(work).unwrap()
+    }
+
+    /// The interfaces' counters, once nothing moves any more (routers and groups are sought first).
+    fn quiet(&self) -> BTreeMap<String, harness::counters::Counters> {
+        loop {
+            let before = self.node().counters().unwrap();
+            std::thread::sleep(Duration::from_secs(2));
+            if self.node().counters().unwrap() == before {
+                return before;
+            }
+        }
     }
 
     fn traffic(&self) {
@@ -123,7 +151,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Takes everything until the agent ends the stream.
-async fn relay(socket: &Path) -> Rows {
+async fn relay(socket: &Path) -> Batches {
     let uri = format!("unix://{}", socket.display());
     let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
     let mut client = ExportClient::new(channel).max_decoding_message_size(64 << 20);
@@ -137,15 +165,21 @@ async fn relay(socket: &Path) -> Rows {
         outbound.recv().await.map(|message| (message, outbound))
     });
     let mut inbound = client.subscribe(outbound).await.unwrap().into_inner();
-    let mut rows = Rows::new();
+    let mut batches = Batches::new();
     while let Ok(Some(message)) = inbound.message().await {
         let Some(Response::Batch(batch)) = message.response else { continue };
-        for part in &batch.parts {
-            let table = Table::by_name(&part.table).unwrap();
-            let decoded = ipc::decode(table, &part.ipc).unwrap();
-            rows.entry(part.table.clone()).or_default().push(decoded);
-        }
+        let position = batch.position.clone().unwrap();
+        batches.insert((position.boot_id, position.sequence), batch.parts);
         let _ = acks.send(ask(Request::Ack(Ack { up_to: batch.position }))).await;
+    }
+    batches
+}
+
+fn rows(batches: Batches) -> Rows {
+    let mut rows = Rows::new();
+    for part in batches.into_values().flatten() {
+        let table = Table::by_name(&part.table).unwrap();
+        rows.entry(part.table).or_default().push(ipc::decode(table, &part.ipc).unwrap());
     }
     rows
 }
@@ -173,20 +207,16 @@ fn word(batch: &RecordBatch, name: &str, row: usize) -> String {
 
 /// Σ flows + unattributed = the interface's own counters, in packets and in bytes.
 fn assert_balanced(rows: &Rows, lab: &Lab, before: &BTreeMap<String, harness::counters::Counters>) {
-    let columns = ["packets_out", "packets_in", "bytes_out", "bytes_in"];
-    let flows = sums(rows, "flows", "interface", &columns);
-    let columns = ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "unattributed_packets", "unattributed_bytes"];
-    let counters = sums(rows, "counters", "interface", &columns);
+    let flows = sums(rows, "flows", "interface", &FLOWS);
+    let counters = sums(rows, "counters", "interface", &COUNTERS);
     for (name, after) in lab.node().counters().unwrap() {
         let moved = after - before[&name];
         if moved.packets() == 0 {
             continue;
         }
-        println!("{name}: {moved:?} {:?} {:?}", flows.get(&name), counters.get(&name));
         let (flow, own) = (&flows[&name], &counters[&name]);
         assert_eq!((own[0] + own[1], own[2] + own[3]), (moved.packets(), moved.bytes()), "{name}");
         let (packets, bytes) = (flow[0] + flow[1], flow[2] + flow[3]);
-        println!("{name}: {packets} packets in flows, {} not, {bytes} bytes", own[4]);
         assert_eq!(packets + own[4], moved.packets(), "{name}: packets");
         assert_eq!(bytes + 14 * packets + own[5], moved.bytes(), "{name}: bytes");
     }
@@ -196,24 +226,24 @@ fn assert_balanced(rows: &Rows, lab: &Lab, before: &BTreeMap<String, harness::co
 fn every_byte_is_there_once_across_a_restart() {
     let _turn = harness::serial();
     let lab = Lab::new("agent");
-    let before = lab.node().counters().unwrap();
+    let before = lab.quiet();
     let kept = Config { keep_datapath: true, ..lab.config() };
-    let mut rows = lab.observe(kept, |ready| {
+    let mut batches = Batches::new();
+    lab.observe(kept, &mut batches, |ready| {
         assert!(!ready.adopted);
         assert!(ready.interfaces.iter().any(|name| *name == lab.pod("client").interface));
         lab.traffic();
     });
     // Nobody is there to report this, and it is counted.
     lab.traffic();
-    let more = lab.observe(lab.config(), |ready| {
+    lab.observe(lab.config(), &mut batches, |ready| {
         assert!(ready.adopted);
         lab.traffic();
         // Past the time that closed connections are kept.
         std::thread::sleep(Duration::from_secs(8));
     });
-    for (table, batches) in more {
-        rows.entry(table).or_default().extend(batches);
-    }
+    assert!(batches.keys().all(|(boot, _)| *boot == batches.keys().next().unwrap().0));
+    let rows = rows(batches);
     assert!(!lab.pins.exists(), "nothing is left in the kernel");
     assert_balanced(&rows, &lab, &before);
 
@@ -226,7 +256,8 @@ fn every_byte_is_there_once_across_a_restart() {
                 assert!(is("reporter", "SOURCE") && is("direction", "EGRESS"));
                 assert!(is("source_pod", "client") && is("destination_workload", "server"));
                 sources += 1;
-                closed += u32::from(batch.column_by_name("closed").unwrap().as_boolean().value(row));
+                closed +=
+                    u32::from(batch.column_by_name("closed").unwrap().as_boolean().value(row));
             }
             if is("interface", &lab.pod("server").interface) && is("protocol", "TCP") {
                 assert!(is("reporter", "DESTINATION") && is("direction", "INGRESS"));
@@ -245,7 +276,8 @@ fn interfaces_come_and_go() {
     let _turn = harness::serial();
     let lab = Lab::new("agentifs");
     let node = &lab.node().netns;
-    let rows = lab.observe(lab.config(), |_| {
+    let mut batches = Batches::new();
+    lab.observe(lab.config(), &mut batches, |_| {
         node.ip("link add vethnew type veth peer name vethpeer\nlink set vethnew up\nlink set vethpeer up\naddr add 10.99.0.1/30 dev vethnew").unwrap();
         // Time to be found; then traffic that only its own counters can balance.
         std::thread::sleep(Duration::from_millis(1500));
@@ -255,18 +287,12 @@ fn interfaces_come_and_go() {
         node.ip("link del vethnew").unwrap();
         std::thread::sleep(Duration::from_secs(3));
     });
-    let columns = ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "unattributed_packets", "unattributed_bytes"];
-    let counters = sums(&rows, "counters", "interface", &columns);
-    let flows = sums(&rows, "flows", "interface", &["packets_out", "packets_in", "bytes_out", "bytes_in"]);
+    let rows = rows(batches);
+    let counters = sums(&rows, "counters", "interface", &COUNTERS);
+    let flows = sums(&rows, "flows", "interface", &FLOWS);
     let own = &counters["vethnew"];
     let flow = flows.get("vethnew").cloned().unwrap_or(vec![0; 4]);
-    println!("vethnew: {own:?} {flow:?} {flows:?} {counters:?}");
-    for batch in rows.get("flows").into_iter().flatten() {
-        for row in 0..batch.num_rows() {
-            let w = |n| word(batch, n, row);
-            println!("{} {} {} {} {}", w("interface"), w("protocol"), w("source_ip"), w("destination_ip"), w("close_reason"));
-        }
-    }
+    println!("{flows:?}\n{counters:?}");
     assert!(own[0] + own[1] > 0);
     assert_eq!(flow[0] + flow[1] + own[4], own[0] + own[1]);
     let bytes = flow[2] + flow[3] + 14 * (flow[0] + flow[1]);
@@ -277,14 +303,13 @@ fn interfaces_come_and_go() {
 fn a_flow_is_exported_within_a_second() {
     let _turn = harness::serial();
     let lab = Lab::new("agentlag");
-    let started = std::cell::Cell::new(0i64);
-    let rows = lab.observe(lab.config(), |_| {
+    let mut batches = Batches::new();
+    lab.observe(lab.config(), &mut batches, |_| {
         std::thread::sleep(Duration::from_secs(2));
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        started.set(now.as_nanos() as i64);
         let before = Instant::now();
         ping(&lab.pod("client").netns, lab.pod("server").ipv4.into(), 1, 56).unwrap();
         std::thread::sleep(Duration::from_secs(1).saturating_sub(before.elapsed()));
     });
+    let rows = rows(batches);
     assert!(sums(&rows, "flows", "protocol", &["packets_out"]).contains_key("ICMPv4"));
 }

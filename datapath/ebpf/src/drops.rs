@@ -15,7 +15,7 @@ use datapath_engine::Packet;
 use datapath_engine::cells::Counter;
 use datapath_engine::parse::{Headers, frame_into};
 
-use crate::cells::Word;
+use crate::cells::{Word, unknown_zero};
 use crate::skb::scratch;
 use crate::{events, maps};
 
@@ -62,27 +62,20 @@ pub fn kfree_skb(ctx: RawTracePointContext) -> i32 {
     if HAS_REASON.load() != 0 && reason <= CONSUMED {
         return 0;
     }
-    let mut event = DropEvent {
-        kind: event::DROP,
-        reason,
-        // SAFETY: no arguments.
-        time_ns: unsafe { bpf_ktime_get_ns() },
-        location: ctx.arg(1),
-        source: [0; 16],
-        destination: [0; 16],
-        source_port: 0,
-        destination_port: 0,
-        ifindex: 0,
-        netns: 0,
-        bytes: 0,
-        ethertype: 0,
-        protocol: 0,
-        pad: [0; 5],
-    };
+    // Cleared as whole words: field by field, LLVM clears `pad` by a store that is not aligned,
+    // which the verifier refuses on the stack.
+    let mut words = [0_u64; size_of::<DropEvent>() / 8];
+    // SAFETY: as large as the event and aligned better; all of its fields may be zero.
+    let event = unsafe { &mut *(&raw mut words).cast::<DropEvent>() };
+    event.kind = event::DROP;
+    event.reason = reason;
+    // SAFETY: no arguments.
+    event.time_ns = unsafe { bpf_ktime_get_ns() };
+    event.location = ctx.arg(1);
     let skb = ctx.arg::<usize>(0);
-    device(skb, &mut event);
-    packet(skb, &mut event);
-    count(&event);
+    device(skb, event);
+    packet(skb, event);
+    count(event);
     events::drop(&ctx, event);
     0
 }
@@ -177,5 +170,10 @@ impl Packet for Kernel {
         let failed = unsafe { bpf_probe_read_kernel(bytes.cast(), N as u32, from) };
         // SAFETY: N bytes of the scratch, which the helper has just written.
         (failed == 0).then(|| unsafe { bytes.cast::<[u8; N]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        unknown_zero()
     }
 }

@@ -27,20 +27,20 @@ const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
 pub(crate) fn connection(skb: Skb, key: &ConnKey, what: u64, time_ns: u64, id: u64) -> u32 {
     let kind = what as u32;
     let event = ConnEvent { kind, detail: (what >> 32) as u32, time_ns, id, key: *key };
-    send(skb.0.cast(), kind, event);
+    send(skb.0.cast(), kind, &event);
     black_box(0)
 }
 
 /// The kernel dropped a packet.
 #[inline(always)]
-pub(crate) fn drop<C: EbpfContext>(ctx: &C, event: DropEvent) {
+pub(crate) fn drop<C: EbpfContext>(ctx: &C, event: &DropEvent) {
     send(ctx.as_ptr(), event::DROP, event);
 }
 
 #[inline(always)]
-fn send<T: Copy + 'static>(ctx: *mut c_void, kind: u32, event: T) {
+fn send<T: Copy + 'static>(ctx: *mut c_void, kind: u32, event: &T) {
     if maps::PERF.load() != 0 {
-        output(ctx, kind, &raw const event);
+        output(ctx, kind, event);
         return;
     }
     // SAFETY: no arguments.
@@ -48,7 +48,7 @@ fn send<T: Copy + 'static>(ctx: *mut c_void, kind: u32, event: T) {
     let reserved = maps::RINGS.get(cpu).and_then(|ring| ring.reserve_untyped::<T>(0));
     match reserved {
         Some(mut entry) => {
-            entry.write(event);
+            entry.write(*event);
             entry.submit(NO_WAKEUP);
         }
         None => lost(kind),

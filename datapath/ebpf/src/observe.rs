@@ -10,7 +10,6 @@ use datapath_abi::iface::{EGRESS, INGRESS};
 use datapath_engine::parse::{ETHERNET, Headers, Unparsed, frame_into};
 use datapath_engine::{Frame, Packet, observe_headers, observe_unparsed};
 
-use crate::cells::unknown_zero;
 use crate::skb::{Skb, Whole};
 
 /// Ingress of a device with Ethernet headers.
@@ -52,12 +51,10 @@ fn observe(skb: Skb, hook: u32, link_header: u32) -> i32 {
 #[inline(always)]
 pub(crate) fn parse(skb: Skb, frame: &Frame, headers: &mut Headers) -> Result<(), Unparsed> {
     let linear = skb.linear();
-    let parsed = match parse_from(&linear, frame, headers) {
+    match parse_from(&linear, frame, headers) {
         Err(Unparsed::Short) if skb.is_paged() => parse_whole(skb, frame, headers),
         parsed => parsed,
-    };
-    headers.blur(unknown_zero());
-    parsed
+    }
 }
 
 #[inline(never)]

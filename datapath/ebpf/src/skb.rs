@@ -1,5 +1,6 @@
 //! A packet at a tc hook: its bytes, and the engine's host.
 
+use core::arch::asm;
 use core::hint::black_box;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
@@ -10,17 +11,19 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::fragment::{FragmentKey, FragmentPorts};
 use datapath_abi::iface::{CAUSES, IfaceKey};
 use datapath_engine::cells::{ConnCells, Counter};
+use datapath_engine::parse::MAX_EXTENSIONS;
 use datapath_engine::{Frame, Host, Packet, Refusal};
 
-use crate::cells::{Bpf, Word};
+use crate::cells::{Bpf, Word, unknown_zero};
 use crate::{events, maps};
 
 const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 const EEXIST: i32 = -17;
 
-/// No header begins further in: bounds offsets for the verifier.
-const MAX_OFFSET: u32 = 0x3fff;
+/// No header ends further in than this mask: link, network and the longest extension headers.
+const MASK: u32 = 0x7fff;
+const _: () = assert!(22 + 40 + (MAX_EXTENSIONS + 1) * 2048 + 60 < MASK);
 
 /// A packet at a tc hook.
 #[derive(Clone, Copy)]
@@ -172,20 +175,35 @@ pub(crate) fn scratch() -> Option<*mut u8> {
     maps::BYTES.get_ptr_mut(0).map(|bytes| bytes.cast())
 }
 
+/// The offset as it is, with bounds that the verifier sees. By hand: LLVM compares one copy of a number
+/// and uses another, and would leave out a mask that cannot change anything.
+#[inline(always)]
+fn within_headers(offset: u32) -> usize {
+    let mut offset = u64::from(offset);
+    // SAFETY: changes the register that it is given.
+    unsafe {
+        asm!("{offset} &= {mask}", offset = inout(reg) offset, mask = const MASK,
+            options(pure, nomem, nostack));
+    }
+    offset as usize
+}
+
 // === impl Linear ===
 
 impl Packet for Linear {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let at = self.start + offset as usize;
+        let at = self.start + within_headers(offset);
         if at + N > self.end {
             return None;
         }
         // SAFETY: within the packet's linear part by the comparison, which the verifier checks.
         Some(unsafe { (at as *const [u8; N]).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        unknown_zero()
     }
 }
 
@@ -201,5 +219,10 @@ impl Packet for Whole {
         };
         // SAFETY: N bytes of the scratch, which the helper has just written.
         (failed == 0).then(|| unsafe { bytes.cast::<[u8; N]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        unknown_zero()
     }
 }

@@ -13,6 +13,10 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Headers, Tcp, UDP, Unparsed};
 use crate::tcp::{self, Segment};
 
+/// How often an entry that is neither there nor can be made is looked for: user space may remove what
+/// another CPU has just made.
+const TRIES: u32 = 2;
+
 /// UDP port of DNS servers (RFC 1035, 4.2.1), and the length of a DNS header.
 const DNS_PORT: u16 = 53;
 const DNS_HEADER: u32 = 12;
@@ -47,10 +51,15 @@ pub fn observe_headers<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) 
         black_box(fragment(host, frame, headers));
     }
     let (key, direction) = key::of(frame, headers);
-    match host.find(&key) {
-        Some(cells) => Counted::new(frame, headers, direction).add(host, cells, &key),
-        None => drop(black_box(create(host, frame, headers, &key, direction))),
+    for _ in 0..TRIES {
+        if let Some(cells) = host.find(&key) {
+            return Counted::new(frame, headers, direction).add(host, cells, &key);
+        }
+        if !create(host, frame, headers, &key, direction) {
+            return;
+        }
     }
+    host.unattributed(frame, iface::BUSY);
 }
 
 /// What a function that is compiled out of line returns, and its caller takes: some number. The
@@ -84,7 +93,8 @@ fn fragment<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) -> Done {
     Done::here()
 }
 
-/// The first packet of a connection. Out of line: it needs a stack of its own.
+/// The first packet of a connection. Whether another CPU was faster, so that the packet has yet to be
+/// counted. Out of line: it needs a stack of its own.
 #[inline(never)]
 fn create<H: Host>(
     host: &H,
@@ -92,17 +102,22 @@ fn create<H: Host>(
     headers: &Headers,
     key: &ConnKey,
     direction: usize,
-) -> Done {
+) -> bool {
     let packet = Counted::new(frame, headers, direction & 1);
     let now = host.now_ns();
-    match host.insert(key, |value| packet.begin(host, value, now)) {
+    let cause = match host.insert(key, |value| packet.begin(host, value, now)) {
         Ok(()) => {
             host.event(event::CREATED, 0, now, now, key);
             packet.names(host, now, key);
+            return false;
         }
-        Err(refusal) => packet.refused(host, key, refusal),
-    }
-    Done::here()
+        Err(Refusal::Exists) => return true,
+        Err(Refusal::Full) => iface::TABLE_FULL,
+        Err(Refusal::Memory) => iface::NO_MEMORY,
+        Err(Refusal::Busy) => iface::BUSY,
+    };
+    host.unattributed(frame, cause);
+    false
 }
 
 /// What one packet adds.
@@ -163,25 +178,6 @@ impl<'a> Counted<'a> {
         if self.is_names() {
             self.names(host, cells.id.get(), key);
         }
-    }
-
-    /// The table did not take a new entry.
-    #[inline(always)]
-    fn refused<H: Host>(&self, host: &H, key: &ConnKey, refusal: Refusal) {
-        let cause = match refusal {
-            Refusal::Full => iface::TABLE_FULL,
-            Refusal::Memory => iface::NO_MEMORY,
-            Refusal::Busy => iface::BUSY,
-            Refusal::Exists => {
-                // Lost a race: the entry is there. Should it be gone again, the next packet finds
-                // room.
-                if let Some(cells) = host.find(key) {
-                    return self.add(host, cells, key);
-                }
-                iface::BUSY
-            }
-        };
-        host.unattributed(self.frame, cause);
     }
 
     /// The first packet of a connection, as the entry that it creates.

@@ -4,6 +4,14 @@
 pub trait Packet {
     /// `N` bytes at `offset`; none where they do not all lie within what can be read.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// 0, but a 0 that the verifier does not know, where there is one: a number combined with it is
+    /// any number to the verifier. It follows each of the hundreds of ways through the parser with
+    /// what it knows of every value; where ways meet, forgetting makes them one.
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        0
+    }
 }
 
 /// A packet in a slice: user space and tests.

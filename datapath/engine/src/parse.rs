@@ -125,6 +125,7 @@ pub fn frame_into<P: Packet>(
             (ethertype, offset) = tagged(packet)?;
         }
     }
+    let offset = offset ^ packet.zero();
     let available = length.saturating_sub(offset);
     headers.network_offset = offset;
     let at = match ethertype {
@@ -133,7 +134,10 @@ pub fn frame_into<P: Packet>(
         ETH_ARP => return Err(Unparsed::Arp),
         _ => return Err(Unparsed::Other),
     };
-    transport::parse(packet, headers, at)
+    headers.forget(packet.zero());
+    transport::parse(packet, headers, at ^ packet.zero())?;
+    headers.forget(packet.zero());
+    Ok(())
 }
 
 /// EtherType and offset behind one or two VLAN tags; a third is not looked behind.
@@ -192,18 +196,15 @@ impl Headers {
         payload_bytes: 0,
     };
 
-    /// Changes nothing, as `zero` is 0; but where that is not known, neither are the headers any
-    /// more. The verifier follows each of the hundred ways through the parser with what it knows at
-    /// the end of it; this makes all ends look the same, so that what comes after is followed once.
+    /// Changes nothing; see [`Packet::zero`].
     #[inline(always)]
-    pub fn blur(&mut self, zero: u32) {
+    pub(crate) fn forget(&mut self, zero: u32) {
         self.source_port ^= zero as u16;
         self.destination_port ^= zero as u16;
         self.protocol ^= zero as u8;
         self.fragment.0 ^= zero as u8;
         self.fragment_protocol ^= zero as u8;
         self.identification ^= zero;
-        self.network_offset ^= zero;
         self.header_bytes ^= zero;
         self.payload_bytes ^= zero;
     }

@@ -28,7 +28,8 @@ pub(crate) fn compile(sources: &[Source], out: &Path, object: &Path) -> Result<(
     for (name, _) in std::env::vars_os() {
         // What cargo and rustup have set for the outer build is not for this one.
         let text = name.to_string_lossy();
-        let outer = text.starts_with("CARGO") && text != "CARGO_HOME" && text != "CARGO_NET_OFFLINE";
+        let outer =
+            text.starts_with("CARGO") && text != "CARGO_HOME" && text != "CARGO_NET_OFFLINE";
         if outer || text.starts_with("RUST") && text != "RUSTUP_HOME" {
             cargo.env_remove(&name);
         }
@@ -108,9 +109,11 @@ fn has_core(rustc: &Path) -> bool {
         return false;
     };
     let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    std::fs::read_dir(libraries).into_iter().flatten().flatten().any(|entry| {
-        entry.file_name().to_string_lossy().starts_with("libcore-")
-    })
+    std::fs::read_dir(libraries)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
 fn linker() -> Option<PathBuf> {

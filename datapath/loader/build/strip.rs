@@ -21,8 +21,7 @@ fn strip(object: &[u8]) -> Option<Vec<u8>> {
     let start = usize::try_from(number(object, OFFSET_OF_HEADERS, 8)?).ok()?;
     let count = usize::try_from(number(object, NUMBER_OF_HEADERS, 2)?).ok()?;
     let headers = object.get(start..start + count * SECTION_HEADER)?;
-    let mut headers: Vec<Vec<u8>> =
-        headers.chunks(SECTION_HEADER).map(<[u8]>::to_vec).collect();
+    let mut headers: Vec<Vec<u8>> = headers.chunks(SECTION_HEADER).map(<[u8]>::to_vec).collect();
     let names = usize::try_from(number(object, NAMES, 2)?).ok()?;
     let names = part(object, headers.get(names)?)?;
     let mut stripped = object.get(..FILE_HEADER)?.to_vec();

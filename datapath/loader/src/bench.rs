@@ -1,17 +1,20 @@
 //! What only the benchmark and the tests use; no part of the interface.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{Array, Map};
 
+use datapath_abi::event;
+
 use crate::Error;
 use crate::error::Doing;
+use crate::events::Wake;
 use crate::kernel::btf::Btf;
 use crate::kernel::cpus;
 use crate::kernel::types::Types;
 use crate::pins::Pins;
 use crate::sys::run;
-use crate::{Options, maps, object};
+use crate::{Events, Options, maps, object};
 
 /// A benchmark's programs, on the maps of a datapath that is open.
 #[derive(Debug)]
@@ -23,6 +26,27 @@ pub struct Bench {
 /// One of its programs.
 #[derive(Debug)]
 pub struct BenchProgram(OwnedFd);
+
+/// Waits until one of the perf buffers has something, at most for `milliseconds`.
+pub fn wait(events: &Events, milliseconds: i32) {
+    let mut polls: Vec<_> = events
+        .wakers()
+        .iter()
+        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    // SAFETY: the kernel writes to the structures given, as many as it is told.
+    unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as u64, milliseconds) };
+}
+
+/// Binds this thread to a CPU.
+pub fn pin_thread(cpu: usize) {
+    // SAFETY: zero is a value of the set, and the calls stay within it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
 
 // === impl Bench ===
 
@@ -51,9 +75,14 @@ impl Bench {
         array.set(0, [next, flows - 1], 0).map_err(|_| missing())
     }
 
+    /// A perf buffer per CPU that wakes its reader for each event, as they usually do.
+    pub fn perf_events(&self, bytes: u32) -> Result<Events, Error> {
+        Events::of_perf(object::map(&self.ebpf, event::PERF_MAP)?, bytes, Wake::Each)
+    }
+
     /// Runs a program `repeat` times; mean nanoseconds per run.
     pub fn run(&self, program: &BenchProgram, repeat: u32) -> Result<u32, Error> {
         let ran = run::run(program.0.as_fd(), &self.packet, &mut [], repeat);
-        ran.map(|ran| ran.nanoseconds).doing(|| "running a program")
+        ran.doing(|| "running a program")
     }
 }

@@ -11,12 +11,14 @@ use datapath_abi::process::Process;
 use zerocopy::FromZeros;
 
 use crate::error::Doing;
+use crate::events::Wake;
 use crate::features::Found;
+use crate::hooks::{self, Device};
 use crate::kernel::btf::Btf;
 use crate::kernel::clock::Ticks;
+use crate::kernel::cpus;
 use crate::kernel::symbols::Symbols;
 use crate::kernel::types::Types;
-use crate::kernel::cpus;
 use crate::maps::Maps;
 use crate::object::Loaded;
 use crate::pins::Pins;
@@ -141,7 +143,9 @@ impl Datapath {
             return Err(Error::EventsTaken);
         }
         match (self.options.transport, self.perf.take()) {
-            (Transport::Perf, Some(map)) => Events::of_perf(map, self.options.ring_bytes),
+            (Transport::Perf, Some(map)) => {
+                Events::of_perf(map, self.options.ring_bytes, Wake::None)
+            }
             _ => Events::of_rings(self.maps.rings.as_fd(), self.cpus),
         }
     }
@@ -151,11 +155,18 @@ impl Datapath {
         self.connections.clone()
     }
 
-    /// What passed an interface's hooks and belongs to no connection: ingress, egress. They stay
+    /// What passed an interface's hooks and belongs to no connection: ingress, egress; bytes as the
+    /// interface itself counts them. They stay
     /// when the interface is detached, see [`Datapath::forget`].
     pub fn interfaces(&self, ifindex: u32) -> Result<[IfaceCounters; 2], Error> {
-        counters::interfaces(self.maps.interfaces.as_fd(), ifindex, self.cpus)
-            .doing(|| format!("reading the counters of interface {ifindex}"))
+        let mut counters = counters::interfaces(self.maps.interfaces.as_fd(), ifindex, self.cpus)
+            .doing(|| format!("reading the counters of interface {ifindex}"))?;
+        let device = hooks::name_of(ifindex).and_then(|name| hooks::device(&name).ok());
+        let uncounted = device.map_or(0, Device::uncounted);
+        for cause in counters.iter_mut().flat_map(|hook| &mut hook.causes) {
+            cause.bytes -= uncounted * cause.packets;
+        }
+        Ok(counters)
     }
 
     /// Events for which there was no room, by kind.

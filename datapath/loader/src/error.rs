@@ -23,7 +23,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The object was not accepted.
-    #[error("eBPF object was refused (a kernel older than 5.10, or missing CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON?)")]
+    #[error(
+        "eBPF object was refused (a kernel older than 5.10, or missing CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON?)"
+    )]
     Object(#[source] Box<aya::EbpfError>),
     /// The verifier did not accept a program.
     #[error("program {name} was refused by the kernel")]
@@ -67,7 +69,9 @@ pub enum Error {
         name: String,
     },
     /// The interface's index does not fit into a connection's key.
-    #[error("interface {name}: index {ifindex} is above 2^23 - 1, which connection keys cannot hold")]
+    #[error(
+        "interface {name}: index {ifindex} is above 2^23 - 1, which connection keys cannot hold"
+    )]
     Ifindex {
         /// The interface.
         name: String,

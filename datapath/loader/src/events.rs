@@ -12,6 +12,8 @@ use crate::error::Doing;
 use crate::kernel::cpus;
 use crate::sys::{self, info, map};
 
+pub(crate) use perf::Wake;
+
 mod mapping;
 mod perf;
 mod ring;
@@ -34,7 +36,11 @@ pub struct Events(Source);
 #[derive(Debug)]
 enum Source {
     Rings(Vec<ring::Ring>),
-    Perf(Vec<perf::Buffer>, OwnedFd),
+    Perf {
+        buffers: Vec<perf::Buffer>,
+        /// The kernel clears the array when its descriptor is closed.
+        _array: OwnedFd,
+    },
 }
 
 // === impl Events ===
@@ -53,16 +59,23 @@ impl Events {
         Ok(Self(Source::Rings(rings.collect::<Result<_, _>>()?)))
     }
 
-    /// Makes a perf buffer for every CPU that is up. The kernel clears the array when `map` is
-    /// closed, so it is kept.
-    pub(crate) fn of_perf(map: OwnedFd, bytes: u32) -> Result<Self, Error> {
+    /// Makes a perf buffer for every CPU that is up.
+    pub(crate) fn of_perf(array: OwnedFd, bytes: u32, wake: Wake) -> Result<Self, Error> {
         let online = cpus::online().doing(|| "/sys/devices/system/cpu/online")?;
         let open = |cpu| {
-            perf::Buffer::open(map.as_fd(), cpu, bytes)
+            perf::Buffer::open(array.as_fd(), cpu, bytes, wake)
                 .doing(|| format!("opening the perf buffer of CPU {cpu}"))
         };
         let buffers = online.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self(Source::Perf(buffers, map)))
+        Ok(Self(Source::Perf { buffers, _array: array }))
+    }
+
+    /// Descriptors that become readable when an event comes, where [`Wake::Each`] was asked for.
+    pub(crate) fn wakers(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.0 {
+            Source::Rings(_) => Vec::new(),
+            Source::Perf { buffers, .. } => buffers.iter().map(perf::Buffer::waker).collect(),
+        }
     }
 
     /// Shows all events that have come since the last time to `on`, those of one CPU in order;
@@ -77,7 +90,7 @@ impl Events {
         };
         match &mut self.0 {
             Source::Rings(rings) => rings.iter_mut().for_each(|ring| ring.drain(&mut record)),
-            Source::Perf(buffers, _) => {
+            Source::Perf { buffers, .. } => {
                 buffers.iter_mut().for_each(|buffer| buffer.drain(&mut record));
             }
         }

@@ -84,10 +84,7 @@ impl Found<'_> {
             Err(why) => (why.clone(), "filters of priority 1 on both hooks".to_owned()),
         };
         let on = self.tcx.is_ok();
-        [
-            Feature { name: "tcx", on, why: tcx },
-            Feature { name: "clsact", on: !on, why: clsact },
-        ]
+        [Feature { name: "tcx", on, why: tcx }, Feature { name: "clsact", on: !on, why: clsact }]
     }
 
     fn transport(&self) -> [Feature; 2] {

@@ -46,9 +46,21 @@ pub(crate) enum Hook {
 /// Largest interface index that a connection's key can hold.
 pub(crate) const MAX_IFINDEX: u32 = (1 << 23) - 1;
 
-/// ARPHRD types (include/uapi/linux/if_arp.h) with an Ethernet header: Ethernet, loopback (which
-/// carries one too).
-const ETHERNET_LIKE: [u16; 2] = [1, 772];
+/// What kind of frames a device has, by its ARPHRD type (include/uapi/linux/if_arp.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// Ethernet headers, which the device counts.
+    Ethernet,
+    /// Loopback: Ethernet headers, which it takes off before it counts (drivers/net/loopback.c).
+    Loopback,
+    /// No link header.
+    Bare,
+}
+
+/// Length of an Ethernet header, bytes.
+const ETHERNET: u8 = 14;
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
 
 // === impl Hook ===
 
@@ -64,6 +76,30 @@ impl Hook {
         match self {
             Self::Ingress => iface::INGRESS,
             Self::Egress => iface::EGRESS,
+        }
+    }
+}
+
+// === impl Device ===
+
+impl Device {
+    /// Of the link header, what the interface counts.
+    pub(crate) fn counted(self) -> u8 {
+        if self == Self::Ethernet { ETHERNET } else { 0 }
+    }
+
+    /// Of the link header, what the programs see and the interface does not count.
+    pub(crate) fn uncounted(self) -> u64 {
+        if self == Self::Loopback { u64::from(ETHERNET) } else { 0 }
+    }
+
+    /// The program for one of its hooks.
+    pub(crate) fn program(self, hook: Hook) -> &'static str {
+        match (self, hook) {
+            (Self::Bare, Hook::Ingress) => "observe_l3_in",
+            (Self::Bare, Hook::Egress) => "observe_l3_out",
+            (_, Hook::Ingress) => "observe_ingress",
+            (_, Hook::Egress) => "observe_egress",
         }
     }
 }
@@ -97,8 +133,8 @@ pub(crate) fn name_of(ifindex: u32) -> Option<String> {
     Some(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
-/// Length of an interface's link header, by its type: that of Ethernet, or none.
-pub(crate) fn link_header(name: &str) -> io::Result<u8> {
+/// An interface's kind.
+pub(crate) fn device(name: &str) -> io::Result<Device> {
     // SAFETY: zero is a value of this structure of integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(libc::IF_NAMESIZE - 1).zip(name.bytes()) {
@@ -119,5 +155,9 @@ pub(crate) fn link_header(name: &str) -> io::Result<u8> {
     }
     // SAFETY: the call has filled this member.
     let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
-    Ok(if ETHERNET_LIKE.contains(&kind) { 14 } else { 0 })
+    Ok(match kind {
+        ARPHRD_ETHER => Device::Ethernet,
+        ARPHRD_LOOPBACK => Device::Loopback,
+        _ => Device::Bare,
+    })
 }

@@ -90,9 +90,8 @@ impl Shape {
         if !path.exists() {
             return Ok(());
         }
-        let read = || -> std::io::Result<bpf_map_info> {
-            info::info(sys::open_pin(&path)?.as_fd())
-        };
+        let read =
+            || -> std::io::Result<bpf_map_info> { info::info(sys::open_pin(&path)?.as_fd()) };
         let found = read().doing(|| format!("opening {}", path.display()))?;
         let entries = self.entries.unwrap_or(found.max_entries);
         let wanted = (self.key as u32, self.value as u32, entries);

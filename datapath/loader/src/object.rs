@@ -96,10 +96,11 @@ pub(crate) fn parse(
     let mut loader = EbpfLoader::new();
     // No program here needs the kernel's types, and aya's copy of them takes 30 MB.
     loader.btf(None);
-    loader
-        .override_global("PERF", &perf, true)
-        .override_global("DNS", &dns, true)
-        .override_global("HAS_REASON", &has_reason, true);
+    loader.override_global("PERF", &perf, true).override_global("DNS", &dns, true).override_global(
+        "HAS_REASON",
+        &has_reason,
+        true,
+    );
     if let Ok(offsets) = &types.offsets {
         for (global, offset) in &offsets.0 {
             loader.override_global(global, offset, true);
@@ -136,7 +137,8 @@ pub(crate) fn program(
     }
 }
 
-fn map(ebpf: &aya::Ebpf, name: &str) -> Result<OwnedFd, Error> {
+/// The descriptor of a map that is not pinned.
+pub(crate) fn map(ebpf: &aya::Ebpf, name: &str) -> Result<OwnedFd, Error> {
     match ebpf.map(name) {
         Some(Map::PerfEventArray(data)) => {
             data.fd().as_fd().try_clone_to_owned().doing(|| format!("map {name}"))

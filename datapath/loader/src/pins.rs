@@ -176,9 +176,9 @@ impl Pin {
             Some(name) => (name, true),
             None => (name, false),
         };
-        let parts = name.split_once('-').and_then(|(ifindex, hook)| {
-            Some((ifindex.parse().ok()?, Hook::of(hook)?))
-        });
+        let parts = name
+            .split_once('-')
+            .and_then(|(ifindex, hook)| Some((ifindex.parse().ok()?, Hook::of(hook)?)));
         match parts {
             Some((ifindex, hook)) if filter => Self::Filter(ifindex, hook),
             Some((ifindex, hook)) => Self::Tcx(ifindex, hook),

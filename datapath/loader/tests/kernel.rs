@@ -1,9 +1,18 @@
 //! The datapath in a real kernel, on real packets: namespaces, veth pairs, sockets.
 //!
-//! These tests need root and a kernel with BTF; without, they fail. Each makes namespaces and a pin
-//! directory of its own (prefix `wl-`), and removes them.
+//! These tests need root, iproute2, ping, iperf3, tcpdump and a kernel with BTF; without, they fail.
+//! Each makes namespaces and a pin directory of its own (prefix `wl-`), and removes them.
 
 mod kernel {
     pub(crate) mod lab;
+    pub(crate) mod traffic;
+
+    mod adopt;
+    mod balance;
+    mod drops;
+    mod events;
     mod object;
+    mod process;
+    mod retire;
+    mod traces;
 }

@@ -65,8 +65,17 @@ struct Rule {
 
 /// Entities that Cilium knows (documentation, "Entities based").
 const ENTITIES: [&str; 11] = [
-    "all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node", "kube-apiserver",
-    "init", "health", "unmanaged",
+    "all",
+    "world",
+    "world-ipv4",
+    "world-ipv6",
+    "cluster",
+    "host",
+    "remote-node",
+    "kube-apiserver",
+    "init",
+    "health",
+    "unmanaged",
 ];
 
 // === impl Spec ===

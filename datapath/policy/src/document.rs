@@ -176,7 +176,8 @@ impl PolicyKind {
 
     fn of(version: &str, kind: &str) -> Result<Self, ParseError> {
         let known = Self::ALL.into_iter().find(|known| known.name() == kind);
-        let known = known.ok_or_else(|| ParseError::of(format!("{kind:?} is no kind of policy")))?;
+        let known =
+            known.ok_or_else(|| ParseError::of(format!("{kind:?} is no kind of policy")))?;
         let expected = match known {
             Self::NetworkPolicy => "networking.k8s.io/v1",
             _ => "cilium.io/v2",

@@ -64,10 +64,8 @@ const SOURCES: [&str; 2] = ["k8s:", "any:"];
 impl Selector {
     /// Whether the subject has all that is asked for.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        let labels = self
-            .match_labels
-            .iter()
-            .all(|(key, value)| subject.get(key) == Some(value.as_str()));
+        let labels =
+            self.match_labels.iter().all(|(key, value)| subject.get(key) == Some(value.as_str()));
         labels && self.match_expressions.iter().all(|requirement| requirement.matches(subject))
     }
 

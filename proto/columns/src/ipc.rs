@@ -77,7 +77,9 @@ pub fn encode(batch: &RecordBatch, compression: Compression) -> Result<Vec<u8>, 
     }
     let (codec, body) = match compression {
         Compression::None => (0, stream.clone()),
-        Compression::Zstd => (1, zstd::bulk::compress(&stream, 1).map_err(|_| IpcError::Malformed)?),
+        Compression::Zstd => {
+            (1, zstd::bulk::compress(&stream, 1).map_err(|_| IpcError::Malformed)?)
+        }
     };
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend_from_slice(&[b'W', b'B', 1, codec]);
@@ -99,7 +101,8 @@ pub fn decode(table: Table, bytes: &[u8]) -> Result<RecordBatch, IpcError> {
     // arrow-ipc 59 panics on some malformed messages (an unknown type number, for one) instead of
     // returning an error. Nothing but the reader's own state is behind the boundary, and that is
     // dropped, so unwinding through it is sound.
-    let batch = std::panic::catch_unwind(|| read_one(&stream)).map_err(|_| IpcError::Malformed)??;
+    let batch =
+        std::panic::catch_unwind(|| read_one(&stream)).map_err(|_| IpcError::Malformed)??;
     conform(table, &batch)
 }
 

@@ -18,9 +18,7 @@ mod flow;
 mod other;
 
 pub use flow::{FlowEnd, FlowRow};
-pub use other::{
-    CounterRow, DropRow, EndpointRow, L7Row, LossRow, NodeRow, PolicyRow, ServiceRow,
-};
+pub use other::{CounterRow, DropRow, EndpointRow, L7Row, LossRow, NodeRow, PolicyRow, ServiceRow};
 
 /// Builds record batches of one table.
 ///
@@ -203,9 +201,7 @@ impl std::fmt::Debug for Builder {
 impl Builder {
     fn new(kind: ColumnKind) -> Self {
         match kind {
-            ColumnKind::Time => {
-                Self::Time(TimestampNanosecondBuilder::new().with_timezone("UTC"))
-            }
+            ColumnKind::Time => Self::Time(TimestampNanosecondBuilder::new().with_timezone("UTC")),
             ColumnKind::U64 => Self::U64(UInt64Builder::new()),
             ColumnKind::U32 => Self::U32(UInt32Builder::new()),
             ColumnKind::U16 => Self::U16(UInt16Builder::new()),

@@ -318,11 +318,9 @@ impl Table {
         match self {
             Self::Flows => "start_time",
             Self::Drops | Self::Losses | Self::Counters | Self::L7 => "time",
-            Self::Nodes
-            | Self::Endpoints
-            | Self::Services
-            | Self::Policies
-            | Self::Identities => "valid_from",
+            Self::Nodes | Self::Endpoints | Self::Services | Self::Policies | Self::Identities => {
+                "valid_from"
+            }
         }
     }
 
@@ -370,9 +368,7 @@ impl ColumnKind {
             Self::U16 => DataType::UInt16,
             Self::U8 => DataType::UInt8,
             Self::Bool => DataType::Boolean,
-            Self::Word => {
-                DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
-            }
+            Self::Word => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
             Self::Text => DataType::Utf8,
             Self::Words => DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
         }

@@ -54,10 +54,7 @@ pub struct Receiver<T> {
 pub fn queue<T>(registry: &Registry, name: &str, capacity: usize) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel(capacity);
     let ledger = registry.ledger(name, capacity as u64);
-    (
-        Sender { inner: sender, ledger: Arc::clone(&ledger) },
-        Receiver { inner: receiver, ledger },
-    )
+    (Sender { inner: sender, ledger: Arc::clone(&ledger) }, Receiver { inner: receiver, ledger })
 }
 
 // === impl Ledger ===
@@ -326,7 +323,10 @@ mod tests {
         ledger.lose("evicted", 3);
         metrics.refresh();
         let text = prometheus::TextEncoder::new().encode_to_string(&prometheus.gather()).unwrap();
-        assert!(text.contains(r#"weir_stage_lost_total{cause="evicted",stage="spool"} 3"#), "{text}");
+        assert!(
+            text.contains(r#"weir_stage_lost_total{cause="evicted",stage="spool"} 3"#),
+            "{text}"
+        );
         assert!(text.contains(r#"weir_stage_held{stage="spool"} 1"#), "{text}");
     }
 }

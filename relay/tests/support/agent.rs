@@ -175,10 +175,7 @@ impl Export for Service {
         Ok(Response::new(Box::pin(self.stream(hello, after, start.window))))
     }
 
-    async fn status(
-        &self,
-        _: Request<StatusRequest>,
-    ) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let boot_id = self.spool.lock().boot.clone();
         Ok(Response::new(StatusResponse {
             node: NODE.to_owned(),
@@ -211,7 +208,8 @@ impl Service {
                     }
                     let next = {
                         let mut spool = spool.lock();
-                        let under_way = after.saturating_sub(spool.acks.last().copied().unwrap_or(0));
+                        let under_way =
+                            after.saturating_sub(spool.acks.last().copied().unwrap_or(0));
                         let open = under_way < u64::from(window);
                         let next = spool.batches.iter().find(|batch| {
                             let position = batch.position.as_ref().unwrap();

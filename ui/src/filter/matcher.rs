@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use arrow::array::AsArray as _;
-use arrow::datatypes::{Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::DataType;
+use arrow::datatypes::{Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 
 use crate::filter::condition::Condition;
 

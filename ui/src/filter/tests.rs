@@ -30,7 +30,10 @@ fn filters_as_sql() {
     check(&[("source_ip", "10.0.0.7")], "source_ip = '10.0.0.7'");
     check(&[("source_ip", "10.0.0.7/8")], "cidr_contains('10.0.0.7/8', source_ip)");
     check(&[("source_ip", "2001:DB8::0:1")], "source_ip = '2001:db8::1'");
-    check(&[("destination_port", "80"), ("destination_port", "443")], "(destination_port = 80 OR destination_port = 443)");
+    check(
+        &[("destination_port", "80"), ("destination_port", "443")],
+        "(destination_port = 80 OR destination_port = 443)",
+    );
     check(
         &[("protocol", "icmp"), ("verdict", "dropped")],
         "(protocol = 'ICMPv4' OR protocol = 'ICMPv6') AND verdict = 'DROPPED'",
@@ -48,11 +51,17 @@ fn filters_as_sql() {
     check(&[("source_label", "reserved:world")], "source_identity = 2");
     check(&[("destination_identity", "kube-apiserver")], "destination_identity = 7");
     check(&[("tcp_flags", "syn,ack")], "array_has_all(tcp_flags, ['SYN', 'ACK'])");
-    check(&[("service", "shop/cart*")], "(destination_service_namespace = 'shop' AND starts_with(destination_service, 'cart'))");
+    check(
+        &[("service", "shop/cart*")],
+        "(destination_service_namespace = 'shop' AND starts_with(destination_service, 'cart'))",
+    );
     check(&[("node", "*-a")], "node LIKE '%-a'");
     check(&[("process", "a_b*c")], "process_name LIKE 'a\\_b%c'");
     check(&[("reporter", "all")], "");
-    check(&[("reporter", "source"), ("reporter", "HOST")], "(reporter = 'SOURCE' OR reporter = 'HOST')");
+    check(
+        &[("reporter", "source"), ("reporter", "HOST")],
+        "(reporter = 'SOURCE' OR reporter = 'HOST')",
+    );
     check(
         &[("source_name", "*.Example.com.")],
         "regexp_like(array_to_string(source_names, ' '), '(^| )[^ ]*\\x{2e}example\\x{2e}com( |$)')",

@@ -92,9 +92,7 @@ pub(super) fn workload(
 pub(super) fn net(text: &str) -> Result<Net, String> {
     let expected = || "expected an address or a CIDR".to_owned();
     let (address, length) = match text.split_once('/') {
-        Some((address, length)) => {
-            (address, Some(length.parse::<u8>().map_err(|_| expected())?))
-        }
+        Some((address, length)) => (address, Some(length.parse::<u8>().map_err(|_| expected())?)),
         None => (text, None),
     };
     let address: IpAddr = address.parse().map_err(|_| expected())?;
@@ -117,14 +115,10 @@ pub(super) fn identity(text: &str) -> Result<u32, String> {
         return Ok(number);
     }
     let name = text.strip_prefix("reserved:").unwrap_or(text);
-    RESERVED
-        .iter()
-        .find(|(_, known)| *known == name)
-        .map(|(number, _)| *number)
-        .ok_or_else(|| {
-            let names: Vec<&str> = RESERVED.iter().map(|(_, name)| *name).collect();
-            format!("expected a number or one of {}", names.join(", "))
-        })
+    RESERVED.iter().find(|(_, known)| *known == name).map(|(number, _)| *number).ok_or_else(|| {
+        let names: Vec<&str> = RESERVED.iter().map(|(_, name)| *name).collect();
+        format!("expected a number or one of {}", names.join(", "))
+    })
 }
 
 pub(super) fn service(text: &str) -> Result<Condition, String> {
@@ -172,7 +166,9 @@ pub(super) fn tcp_flags(text: &str) -> Result<Vec<String>, String> {
 pub(super) fn node(text: &str) -> Result<Condition, String> {
     Ok(match text.split_once('/') {
         Some((cluster, "")) => glob("cluster", cluster)?,
-        Some((cluster, node)) => Condition::And(vec![glob("cluster", cluster)?, glob("node", node)?]),
+        Some((cluster, node)) => {
+            Condition::And(vec![glob("cluster", cluster)?, glob("node", node)?])
+        }
         None => glob("node", text)?,
     })
 }
@@ -229,9 +225,14 @@ fn requirement(text: &str) -> Result<Requirement, String> {
         if let Some((key, list)) = text.split_once(word) {
             let list = list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')'));
             let list = list.ok_or_else(|| format!("expected {}(a,b)", word.trim_start()))?;
-            let values = list.split(',').map(|value| label_part(value.trim())).collect::<Result<_, _>>()?;
+            let values =
+                list.split(',').map(|value| label_part(value.trim())).collect::<Result<_, _>>()?;
             let key = label_key(key.trim())?;
-            return Ok(if not { Requirement::NotIn(key, values) } else { Requirement::In(key, values) });
+            return Ok(if not {
+                Requirement::NotIn(key, values)
+            } else {
+                Requirement::In(key, values)
+            });
         }
     }
     if let Some((key, value)) = text.split_once("!=") {

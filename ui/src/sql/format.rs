@@ -51,9 +51,9 @@ impl Format {
             if matches!(kind.as_str(), "*/*" | "application/*" | "") {
                 return Ok(Self::Json);
             }
-            let known = Self::ALL.into_iter().find(|format| {
-                format.media_type().split(';').next() == Some(kind.as_str())
-            });
+            let known = Self::ALL
+                .into_iter()
+                .find(|format| format.media_type().split(';').next() == Some(kind.as_str()));
             if let Some(format) = known {
                 return Ok(format);
             }
@@ -160,11 +160,7 @@ impl Encoder {
     }
 
     /// What comes instead, when the rest cannot be had; `None` where the format has no words.
-    pub(super) fn error(
-        &mut self,
-        error: &ApiError,
-        completeness: &Completeness,
-    ) -> Option<Bytes> {
+    pub(super) fn error(&mut self, error: &ApiError, completeness: &Completeness) -> Option<Bytes> {
         let body = serde_json::to_string(&error.body()).ok()?;
         match self.format {
             Format::Json => {

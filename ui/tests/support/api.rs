@@ -187,7 +187,8 @@ impl Answer {
     }
 
     pub fn parse(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     pub fn header(&self, name: &str) -> &str {
@@ -235,7 +236,13 @@ impl Live {
 }
 
 /// A flow from shop/web to data/redis, a moment ago.
-pub fn flow(id: u64, reporter: &'static str, node: &'static str, interface: &'static str, seq: u32) -> FlowRow<'static> {
+pub fn flow(
+    id: u64,
+    reporter: &'static str,
+    node: &'static str,
+    interface: &'static str,
+    seq: u32,
+) -> FlowRow<'static> {
     let end = ui::time::now() - 1_000_000_000;
     FlowRow {
         flow_id: leak(format!("{id:016x}")),
@@ -288,7 +295,12 @@ pub fn flow(id: u64, reporter: &'static str, node: &'static str, interface: &'st
 }
 
 /// A loss, a moment ago.
-pub fn loss(node: &'static str, stage: &'static str, cause: &'static str, events: u64) -> LossRow<'static> {
+pub fn loss(
+    node: &'static str,
+    stage: &'static str,
+    cause: &'static str,
+    events: u64,
+) -> LossRow<'static> {
     let time = ui::time::now() - 1_000_000_000;
     LossRow { time, node, stage, cause, events, ..LossRow::default() }
 }

@@ -1,9 +1,9 @@
 //! A batch under way: rows of every table, and what they bring the report to.
 
 use bytes::Bytes;
+use columns::Table;
 use columns::ipc::{self, Compression, IpcError};
 use columns::rows::BatchBuilder;
-use columns::Table;
 use datapath_abi::conn::ConnKey;
 use datapath_abi::reported::{Reported, ReportedKey, TOTALS};
 

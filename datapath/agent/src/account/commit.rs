@@ -54,6 +54,7 @@ impl Accountant {
     fn apply(&mut self) {
         for staged in &self.batch.conns {
             let Some(account) = self.book.accounts.get_mut(&staged.key) else { continue };
+            Self::note_seen(&mut self.seen, &staged.key, &account.totals, &staged.totals);
             account.totals = staged.totals;
             account.id = staged.id;
             account.seq = staged.seq;
@@ -76,9 +77,11 @@ impl Accountant {
     /// The batch is not in the spool: its entries must not say that they belong to its number when
     /// another batch gets that.
     fn take_back(&mut self, kernel: &dyn Kernel) {
-        let ids = self.batch.conns.iter().map(|staged| {
-            self.book.accounts.get(&staged.key).map_or(0, |account| account.id)
-        });
+        let ids = self
+            .batch
+            .conns
+            .iter()
+            .map(|staged| self.book.accounts.get(&staged.key).map_or(0, |account| account.id));
         let mut ids = ids.collect::<Vec<_>>().into_iter();
         // Connections stand in both lists in the same order.
         for (key, entry) in &self.batch.reported {

@@ -11,7 +11,7 @@ use crate::view;
 
 impl Accountant {
     /// Takes a drop of the agent's own namespace, or of a packet of an endpoint of this node.
-    pub(super) fn take_drop(&mut self, kernel: &dyn Kernel, event: &DropEvent) {
+    pub(crate) fn take_drop(&mut self, kernel: &dyn Kernel, event: &DropEvent) {
         if event.netns != self.settings.netns && !self.concerns_endpoint(event) {
             return;
         }

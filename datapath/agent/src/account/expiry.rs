@@ -74,7 +74,8 @@ impl Timeouts {
 
     fn of(&self, key: &ConnKey, value: &ConnValue, pressed: bool) -> Duration {
         if key.protocol() != Protocol::TCP.0 {
-            let dns = key.protocol() == Protocol::UDP.0 && (key.low_port == 53 || key.high_port == 53);
+            let dns =
+                key.protocol() == Protocol::UDP.0 && (key.low_port == 53 || key.high_port == 53);
             return if dns { self.dns } else { self.other };
         }
         match value.state {

@@ -85,7 +85,8 @@ impl Writer {
 
         spell(&mut self.source, ends.source);
         spell(&mut self.destination, ends.destination);
-        let initial_seq = if interval.before { account.memory.initial_seq } else { value.initial_seq };
+        let initial_seq =
+            if interval.before { account.memory.initial_seq } else { value.initial_seq };
         let flow = FlowId::new(
             key.protocol(),
             (ends.source, ends.source_port),
@@ -210,7 +211,10 @@ fn find_process(
         });
     }
     let has_sockets = matches!(Protocol(key.protocol()), Protocol::TCP | Protocol::UDP);
-    if account.process.is_none() && has_sockets && account.memory.state <= datapath_abi::conn::STATE_FIN_WAIT {
+    if account.process.is_none()
+        && has_sockets
+        && account.memory.state <= datapath_abi::conn::STATE_FIN_WAIT
+    {
         let view = &*sources.view;
         let source = (ends.source, ends.source_port);
         let destination = (ends.destination, ends.destination_port);
@@ -263,7 +267,11 @@ impl Tcp {
         let flags = if before { account.memory.flags } else { value.tcp_flags };
         let names = &FLAGS[usize::from(flags[0] | flags[1])];
         if before {
-            return Self { flags: names, state: state_name(account.memory.state), ..Self::default() };
+            return Self {
+                flags: names,
+                state: state_name(account.memory.state),
+                ..Self::default()
+            };
         }
         let more = &value.more;
         let reported = if interval.seq == 0 { [0; 2] } else { account.memory.retransmits };

@@ -1,13 +1,11 @@
 //! Totals that are no connection's: interfaces, lost events, drops. Reported like connections, by
 //! difference to what was committed.
 
-use datapath_abi::reported::{
-    KIND_DROP, KIND_IFACE, KIND_LOST, Reported, ReportedKey, TOTALS,
-};
+use datapath_abi::reported::{KIND_DROP, KIND_IFACE, KIND_LOST, Reported, ReportedKey, TOTALS};
 use hashbrown::HashMap;
 
 use super::batch::Batch;
-use super::book::{minus, settled};
+use super::book::settled;
 
 /// Marks which instance of the pinned maps this is: its `id`. A kind of the agent's own; see
 /// [`boot`](crate::boot).
@@ -43,9 +41,8 @@ impl Ledger {
         self.committed.keys()
     }
 
-    /// Enters in `batch` that it brings `key` to `now`; returns what that adds. Totals below the
-    /// committed ones belong to a counter that began anew (an interface made again under its
-    /// index), and add themselves.
+    /// Enters in `batch` that it brings `key` to `now`; returns what that adds. A total below the
+    /// committed one is a counter that began anew (a driver that was reset), and adds itself.
     pub(super) fn stage(
         &self,
         batch: &mut Batch,
@@ -53,8 +50,7 @@ impl Ledger {
         now: [u64; TOTALS],
     ) -> [u64; TOTALS] {
         let was = self.committed.get(&key).copied().unwrap_or_default();
-        let anew = now.iter().zip(&was).any(|(now, was)| now < was);
-        let delta = if anew { now } else { minus(&now, &was) };
+        let delta = std::array::from_fn(|i| now[i].checked_sub(was[i]).unwrap_or(now[i]));
         if now != was {
             batch.reported.push((key, Reported { was, now, ..settled(was, 0, 0) }));
             batch.totals.push((key, now));

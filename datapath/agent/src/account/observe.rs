@@ -98,8 +98,7 @@ impl Accountant {
                 let start = if account.observed == 0 { began } else { account.observed };
                 let state = Close::of(account.memory.state);
                 let close = Some(if state == Close::Idle { Close::Reused } else { state });
-                let interval =
-                    Interval { delta: old, seq, start, end: began, close, before: true };
+                let interval = Interval { delta: old, seq, start, end: began, close, before: true };
                 write(batch, account, interval);
             }
             seq = 0;

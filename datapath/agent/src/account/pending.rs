@@ -182,7 +182,8 @@ impl Out<'_> {
         let (source_end, destination_end) = (end(source), end(destination));
         let reason = self.kernel.drop_reason(kind.reason).unwrap_or_default();
         let location = self.kernel.symbol(kind.location).unwrap_or_default();
-        let has_ports = ip && matches!(Protocol(kind.protocol), Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+        let has_ports =
+            ip && matches!(Protocol(kind.protocol), Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         let name = if ip { Protocol(kind.protocol).name() } else { "".into() };
         let hubble = drops::reason(&reason).name();
         let mut digits = [0; 16];

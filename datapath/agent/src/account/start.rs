@@ -71,6 +71,7 @@ impl Accountant {
             unsettled: Vec::new(),
             removing: Vec::new(),
             ended: Vec::new(),
+            seen: HashMap::new(),
             stopping: false,
             rows: 0,
             dropped: HashMap::new(),

@@ -57,9 +57,9 @@ fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut found = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
     for (i, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").is_some_and(|rest| {
-            rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])
-        });
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker {
             found.push((start_line, &text[start..offset]));
             // What follows on the marker's own line belongs to the document.
@@ -113,10 +113,8 @@ fn take_one(kind: &str, document: &str, into: &mut Snapshot) -> Result<(), Wrong
             into.namespaces.insert(name, labels);
         }
         kind if datapath_policy::PolicyKind::is_policy(kind) => {
-            let policy = datapath_policy::parse(document).map_err(|error| Wrong {
-                line: error.line.unwrap_or(1),
-                message: error.message,
-            })?;
+            let policy = datapath_policy::parse(document)
+                .map_err(|error| Wrong { line: error.line.unwrap_or(1), message: error.message })?;
             into.policies.push(policy);
         }
         // A folder of manifests holds much that is of no interest here.

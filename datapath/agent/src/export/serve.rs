@@ -43,8 +43,7 @@ impl Listeners {
         let failed = |address: String| move |source| ListenError { address, source };
         let unix = match socket {
             Some(path) => {
-                let listener =
-                    bind_unix(path).await.map_err(failed(path.display().to_string()))?;
+                let listener = bind_unix(path).await.map_err(failed(path.display().to_string()))?;
                 Some((path.to_owned(), listener))
             }
             None => None,
@@ -73,7 +72,10 @@ impl Listeners {
             servers.spawn(async move {
                 let incoming = UnixListenerStream::new(listener);
                 let stopped = closing.stopped();
-                Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, stopped).await
+                Server::builder()
+                    .add_routes(routes)
+                    .serve_with_incoming_shutdown(incoming, stopped)
+                    .await
             });
         }
         for listener in self.tcp {

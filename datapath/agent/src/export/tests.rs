@@ -2,9 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use wire::export::export_client::ExportClient;
 use wire::export::subscribe_response::Response as Kinds;
@@ -23,7 +21,7 @@ struct Served {
 
 /// A relay's end of a stream.
 struct Client {
-    requests: mpsc::Sender<SubscribeRequest>,
+    requests: stage::Sender<SubscribeRequest>,
     responses: Streaming<SubscribeResponse>,
     hello: Hello,
 }
@@ -61,7 +59,8 @@ impl Served {
 
     fn commit(&self, sequences: std::ops::RangeInclusive<u64>) {
         for sequence in sequences {
-            let part = Part { table: "flows".into(), rows: sequence, ipc: Bytes::from_static(b"x") };
+            let part =
+                Part { table: "flows".into(), rows: sequence, ipc: Bytes::from_static(b"x") };
             self.spool.commit(sequence, 0, vec![part]).unwrap();
         }
     }
@@ -71,12 +70,14 @@ impl Served {
     }
 
     async fn subscribe(&self, relay: &str, after: Option<Position>, window: u32) -> Client {
-        let (requests, outbound) = mpsc::channel(16);
+        let (requests, outbound) = stage::queue(&stage::Registry::new(), "test", 16);
+        let outbound = futures::stream::unfold(outbound, |mut outbound| async move {
+            outbound.recv().await.map(|message| (message, outbound))
+        });
         let start = Start { relay: relay.into(), after, window };
         requests.send(request(Kind::Start(start))).await.unwrap();
         let mut client = ExportClient::new(self.channel().await);
-        let mut responses =
-            client.subscribe(ReceiverStream::new(outbound)).await.unwrap().into_inner();
+        let mut responses = client.subscribe(outbound).await.unwrap().into_inner();
         match responses.message().await.unwrap().unwrap().response.unwrap() {
             Kinds::Hello(hello) => Client { requests, responses, hello },
             other => panic!("first message is {other:?}"),
@@ -142,7 +143,10 @@ async fn no_more_than_the_window_is_under_way() {
     let served = Served::new().await;
     served.commit(1..=10);
     let mut client = served.subscribe("relay", None, 4).await;
-    assert_eq!((client.hello.node.as_str(), client.hello.oldest, client.hello.newest), ("n1", 1, 10));
+    assert_eq!(
+        (client.hello.node.as_str(), client.hello.oldest, client.hello.newest),
+        ("n1", 1, 10)
+    );
     assert_eq!(client.batches().await, [1, 2, 3, 4]);
     client.ack("boot-a", 2).await;
     assert_eq!(client.batches().await, [5, 6]);

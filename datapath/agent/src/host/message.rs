@@ -51,6 +51,13 @@ pub(super) fn dump(kind: u16, sequence: u32) -> Vec<u8> {
     request(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, &[0; IFINFO])
 }
 
+/// A request for one link.
+pub(super) fn link_of(index: u32, sequence: u32) -> Vec<u8> {
+    let mut body = [0; IFINFO];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    request(RTM_GETLINK, NLM_F_REQUEST, sequence, &body)
+}
+
 /// A request for the route to one address.
 pub(super) fn route_to(address: IpAddr, sequence: u32) -> Vec<u8> {
     let (family, octets) = match address {

@@ -4,11 +4,12 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::message::{self, Message};
-use super::{Changes, Host, Link, Route};
+use super::{Changes, Host, Link, LinkStats, Route};
 
 /// Multicast groups: links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
 /// (`RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `…_ROUTE`, `RTMGRP_IPV6_IFADDR`, `…_ROUTE`).
@@ -94,6 +95,21 @@ impl Host for Netlink {
         Ok(links)
     }
 
+    fn stats(&mut self, index: u32) -> io::Result<Option<LinkStats>> {
+        let request = message::link_of(index, self.next());
+        let mut stats = None;
+        let asked = self.ask(&request, false, |message| {
+            if message.kind == message::RTM_NEWLINK {
+                stats = message::link(message.body).map(|link| link.stats);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(stats),
+            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn changes(&mut self) -> io::Result<Changes> {
         let mut changes = Changes::default();
         self.buffer.resize(BUFFER, 0);
@@ -102,9 +118,9 @@ impl Host for Netlink {
                 rustix::net::recv(&self.told, self.buffer.as_mut_slice(), RecvFlags::TRUNC);
             let length = match received {
                 Ok((_, length)) => length.min(BUFFER),
-                Err(rustix::io::Errno::AGAIN) => return Ok(changes),
+                Err(Errno::AGAIN) => return Ok(changes),
                 // Messages were lost: what changed is unknown, that something did is not.
-                Err(rustix::io::Errno::NOBUFS) => {
+                Err(Errno::NOBUFS) => {
                     changes.any = true;
                     continue;
                 }
@@ -151,7 +167,6 @@ impl Host for Netlink {
 /// What the kernel answers when there is no route (`ENETUNREACH`, `EHOSTUNREACH`, `EINVAL` for
 /// blackholes and prohibited ones `EACCES`).
 fn unreachable(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     let codes = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::ACCESS];
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
@@ -169,6 +184,8 @@ mod tests {
         assert_eq!((lo.name.as_str(), lo.hardware, lo.observable()), ("lo", 772, true));
         let local: IpAddr = "127.0.0.1".parse().unwrap();
         if lo.up {
+            assert!(netlink.stats(lo.index).unwrap().unwrap().rx_packets >= lo.stats.rx_packets);
+            assert_eq!(netlink.stats(u32::MAX >> 1).unwrap(), None);
             assert!(netlink.addresses().unwrap().contains(&(lo.index, local)));
             let route = netlink.route(local).unwrap().unwrap();
             assert_eq!(route, Route { ifindex: lo.index, gateway: false, local: true });

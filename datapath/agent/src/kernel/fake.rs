@@ -46,7 +46,8 @@ pub(crate) struct Fake(pub(crate) World);
 
 struct Silence;
 
-const EMPTY: IfaceCounters = IfaceCounters { causes: [Count { packets: 0, bytes: 0 }; iface::CAUSES] };
+const EMPTY: IfaceCounters =
+    IfaceCounters { causes: [Count { packets: 0, bytes: 0 }; iface::CAUSES] };
 
 // === impl World ===
 
@@ -101,7 +102,8 @@ impl World {
             }
         };
         if let Some(cause) = refused {
-            let count = &mut state.ifaces.entry(key.ifindex()).or_insert([EMPTY; 2])[0].causes[cause];
+            let count =
+                &mut state.ifaces.entry(key.ifindex()).or_insert([EMPTY; 2])[0].causes[cause];
             count.packets += 1;
             count.bytes += bytes;
             return false;
@@ -279,7 +281,9 @@ impl Kernel for Fake {
     fn drops(&self) -> Result<Vec<(DropKey, DropCounter)>> {
         let state = self.0.0.lock();
         let drops = state.drops.iter();
-        Ok(drops.map(|((netns, reason), drop)| (DropKey { netns: *netns, reason: *reason }, *drop)).collect())
+        Ok(drops
+            .map(|((netns, reason), drop)| (DropKey { netns: *netns, reason: *reason }, *drop))
+            .collect())
     }
 
     fn process(&self, _: u64) -> Option<Process> {

@@ -3,14 +3,13 @@
 use std::collections::{VecDeque, vec_deque};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::record::{self, DATA_HEAD, DataHead, FRAME, Header, Record, Stored, Totals};
+use super::record::{DataHead, FRAME, Header, Record, Stored, Totals};
 use super::{Cursor, Disk, position};
+
+mod load;
 
 /// Ending of a segment's file name; before it stands the segment's number.
 const SUFFIX: &str = "spool";
@@ -58,6 +57,7 @@ pub(super) struct Entry {
     offset: u64,
     body: usize,
     flows: u64,
+    told: Totals,
 }
 
 /// Where a batch can be read, without holding the log.
@@ -72,99 +72,6 @@ pub(super) struct Place {
 // === impl Log ===
 
 impl Log {
-    pub(super) fn open(dir: PathBuf, disk: Disk) -> io::Result<Self> {
-        let mut log = Self {
-            disk,
-            segments: VecDeque::new(),
-            entries: VecDeque::new(),
-            boots: Vec::new(),
-            newest: 0,
-            acked: 0,
-            summary: Header::default(),
-            next_number: 1,
-            unsynced: Vec::new(),
-            damaged: Totals::default(),
-            broken: false,
-            dir,
-        };
-        let mut files = log.files()?;
-        while let Some((number, path)) = files.pop() {
-            log.next_number = log.next_number.max(number + 1);
-            let file = Disk::open(&path)?;
-            if let Some((Record::Header(_), _)) = read_record(&file, 0, file.metadata()?.len())? {
-                files.push((number, path));
-                break;
-            }
-            // Begun and not finished: it never held anything.
-            log.disk.remove(&path)?;
-        }
-        let newest = files.last().map(|(number, _)| *number);
-        for (number, path) in files {
-            log.load(number, path, Some(number) == newest)?;
-        }
-        log.settle();
-        Ok(log)
-    }
-
-    fn files(&self) -> io::Result<Vec<(u64, PathBuf)>> {
-        let mut files = Vec::new();
-        for file in std::fs::read_dir(&self.dir)? {
-            let path = file?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            let number = stem.and_then(|stem| stem.parse::<u64>().ok());
-            if let Some(number) = number.filter(|_| path.extension().is_some_and(|e| e == SUFFIX)) {
-                files.push((number, path));
-            }
-        }
-        files.sort_unstable();
-        Ok(files)
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:020}.{SUFFIX}"))
-    }
-
-    /// Reads one segment. The newest is checked record by record and cut behind its last whole
-    /// record; of the others only the heads are read, and a batch is checked when it is sent.
-    fn load(&mut self, number: u64, path: PathBuf, newest: bool) -> io::Result<()> {
-        let file = Disk::open(&path)?;
-        let length = file.metadata()?.len();
-        let Some((Record::Header(header), mut offset)) = read_record(&file, 0, length)? else {
-            tracing::error!(path = %path.display(), "segment without a header left out");
-            return Ok(());
-        };
-        let boot = self.boot_index(&header.boot);
-        self.summary = header;
-        while let Some((body, head)) = read_head(&file, offset, length)? {
-            let end = offset + (FRAME + body) as u64;
-            let whole = match head {
-                Some(_) if newest => read_body(&file, offset, body)?.is_some(),
-                Some(_) => true,
-                None => match read_record(&file, offset, length)? {
-                    Some((record, _)) => {
-                        self.replay(&record);
-                        true
-                    }
-                    None => false,
-                },
-            };
-            match head {
-                Some(head) if whole => self.list(number, boot, offset, body, &head),
-                _ if whole => {}
-                // What is followed by a good record is damaged; what is not is torn.
-                _ if read_record(&file, end, length)?.is_none() => break,
-                head => self.count_damaged(head.map_or(0, |head| head.flows), body),
-            }
-            offset = end;
-        }
-        if newest && offset < length {
-            tracing::warn!(path = %path.display(), bytes = length - offset, "torn record cut off");
-            self.disk.truncate(&file, offset)?;
-        }
-        self.segments.push_back(Segment { number, path, file: Arc::new(file), boot, bytes: offset });
-        Ok(())
-    }
-
     fn boot_index(&mut self, boot: &str) -> usize {
         self.boots.iter().rposition(|known| &**known == boot).unwrap_or_else(|| {
             self.boots.push(Arc::from(boot));
@@ -172,37 +79,23 @@ impl Log {
         })
     }
 
-    fn replay(&mut self, record: &Record) {
-        match record {
-            Record::Ack { boot, sequence } => {
-                self.summary.acked_boot.clone_from(boot);
-                self.summary.acked_sequence = *sequence;
-            }
-            Record::Evict { through, evicted } => {
-                self.summary.evicted_through = *through;
-                self.summary.evicted = *evicted;
-            }
-            Record::Header(_) | Record::Data(_) => {}
-        }
-    }
-
     fn list(&mut self, segment: u64, boot: usize, offset: u64, body: usize, head: &DataHead) {
         self.newest += 1;
-        let (cursor, sequence, flows) = (self.newest, head.sequence, head.flows);
-        self.entries.push_back(Entry { cursor, sequence, boot, segment, offset, body, flows });
+        let (cursor, sequence) = (self.newest, head.sequence);
+        let (flows, told) = (head.flows, head.told);
+        self.entries.push_back(Entry {
+            cursor,
+            sequence,
+            boot,
+            segment,
+            offset,
+            body,
+            flows,
+            told,
+        });
         self.summary.last_sequence = head.sequence;
         self.summary.last_closed_at = head.closed_at;
-        self.summary.evicted_reported = head.evicted_reported;
-    }
-
-    /// Finishes what a crash interrupted: evictions that were decided, acknowledgements.
-    fn settle(&mut self) {
-        while self.segments.len() > 1 && self.segments[0].number <= self.summary.evicted_through {
-            self.remove_oldest();
-        }
-        let (boot, sequence) = (self.summary.acked_boot.clone(), self.summary.acked_sequence);
-        self.acked = self.find(&boot, sequence).unwrap_or(0);
-        self.trim();
+        self.summary.told = self.summary.told + head.told;
     }
 
     /// Begins a new segment for batches of `boot`.
@@ -282,14 +175,15 @@ impl Log {
             return Ok(None);
         };
         let through = oldest.number;
-        let mut lost = Totals::default();
+        let (mut lost, mut told) = (Totals::default(), self.summary.told);
         for entry in self.waiting().take_while(|entry| entry.segment == through) {
             let bytes = (FRAME + entry.body) as u64;
             lost = lost + Totals { batches: 1, flows: entry.flows, bytes };
+            told = told - entry.told;
         }
         let evicted = self.summary.evicted + lost;
-        self.append(&Record::Evict { through, evicted }.encode())?;
-        self.summary.evicted = evicted;
+        self.append(&Record::Evict { through, evicted, told }.encode())?;
+        (self.summary.evicted, self.summary.told) = (evicted, told);
         self.summary.evicted_through = through;
         self.remove_oldest();
         Ok(Some(lost))
@@ -322,6 +216,7 @@ impl Log {
         let at = position(&self.entries, cursor - 1);
         if let Some(entry) = self.entries.get(at).copied().filter(|entry| entry.cursor == cursor) {
             self.entries.remove(at);
+            self.summary.told = self.summary.told - entry.told;
             self.count_damaged(entry.flows, entry.body);
         }
     }
@@ -403,8 +298,9 @@ impl Log {
         self.summary.evicted
     }
 
-    pub(super) fn evicted_reported(&self) -> Totals {
-        self.summary.evicted_reported
+    /// Evictions that no batch tells of.
+    pub(super) fn untold(&self) -> Totals {
+        self.summary.evicted - self.summary.told
     }
 
     pub(super) fn take_unsynced(&mut self) -> Vec<Arc<File>> {
@@ -418,7 +314,7 @@ impl Place {
     /// Reads the batch and checks it.
     pub(super) fn read(&self) -> io::Result<Stored> {
         let damaged = || io::Error::from(io::ErrorKind::InvalidData);
-        let body = read_body(&self.file, self.offset, self.body)?.ok_or_else(damaged)?;
+        let body = load::read_body(&self.file, self.offset, self.body)?.ok_or_else(damaged)?;
         match Record::decode(&body) {
             Some(Record::Data(data)) => Ok(Stored {
                 boot: self.boot.to_string(),
@@ -429,48 +325,4 @@ impl Place {
             _ => Err(damaged()),
         }
     }
-}
-
-fn read_frame(file: &File, offset: u64, length: u64) -> io::Result<Option<(usize, u32)>> {
-    let mut bytes = [0; FRAME];
-    if offset + FRAME as u64 > length {
-        return Ok(None);
-    }
-    file.read_exact_at(&mut bytes, offset)?;
-    let whole = |(body, _): &(usize, u32)| offset + (FRAME + body) as u64 <= length;
-    Ok(record::frame(bytes).filter(whole))
-}
-
-/// Length of the body at `offset` and, if it is a batch, its head; unchecked. `None` when there is
-/// no whole record.
-fn read_head(
-    file: &File,
-    offset: u64,
-    length: u64,
-) -> io::Result<Option<(usize, Option<DataHead>)>> {
-    let Some((body, _)) = read_frame(file, offset, length)? else { return Ok(None) };
-    let mut head = [0; DATA_HEAD];
-    let head = &mut head[..DATA_HEAD.min(body)];
-    file.read_exact_at(head, offset + FRAME as u64)?;
-    Ok(Some((body, DataHead::decode(head))))
-}
-
-/// The body at `offset`; `None` when its checksum is wrong.
-fn read_body(file: &File, offset: u64, body: usize) -> io::Result<Option<Bytes>> {
-    let mut bytes = vec![0; FRAME + body];
-    file.read_exact_at(&mut bytes, offset)?;
-    let mut frame = [0; FRAME];
-    frame.copy_from_slice(&bytes[..FRAME]);
-    let bytes = Bytes::from(bytes).slice(FRAME..);
-    let good = record::frame(frame).is_some_and(|(length, crc)| {
-        length == body && record::check(&bytes, crc)
-    });
-    Ok(good.then_some(bytes))
-}
-
-/// The record at `offset` and the offset behind it; `None` when there is no whole, valid one.
-fn read_record(file: &File, offset: u64, length: u64) -> io::Result<Option<(Record, u64)>> {
-    let Some((body, _)) = read_frame(file, offset, length)? else { return Ok(None) };
-    let Some(bytes) = read_body(file, offset, body)? else { return Ok(None) };
-    Ok(Record::decode(&bytes).map(|record| (record, offset + (FRAME + body) as u64)))
 }

@@ -55,9 +55,17 @@ pub(crate) enum Record {
     Header(Header),
     Data(Data),
     /// The relay has made everything up to here durable.
-    Ack { boot: String, sequence: u64 },
-    /// Segments up to `through` are given up; `evicted` is the sum over all evictions so far.
-    Evict { through: u64, evicted: Totals },
+    Ack {
+        boot: String,
+        sequence: u64,
+    },
+    /// Segments up to `through` are given up; `evicted` is the sum over all evictions so far, `told`
+    /// as much of it as batches tell of that were not evicted themselves.
+    Evict {
+        through: u64,
+        evicted: Totals,
+        told: Totals,
+    },
 }
 
 /// First record of a segment: the state of the log when it was begun.
@@ -72,8 +80,9 @@ pub(crate) struct Header {
     pub acked_boot: String,
     pub acked_sequence: u64,
     pub evicted_through: u64,
+    /// See [`Record::Evict`].
     pub evicted: Totals,
-    pub evicted_reported: Totals,
+    pub told: Totals,
 }
 
 /// A batch.
@@ -81,8 +90,8 @@ pub(crate) struct Header {
 pub(crate) struct Data {
     pub sequence: u64,
     pub closed_at: i64,
-    /// Of the evictions, as much as this batch and those before it report.
-    pub evicted_reported: Totals,
+    /// Of the evictions, what this batch tells of.
+    pub told: Totals,
     pub parts: Vec<Part>,
 }
 
@@ -92,7 +101,7 @@ pub(crate) struct DataHead {
     pub sequence: u64,
     pub closed_at: i64,
     pub flows: u64,
-    pub evicted_reported: Totals,
+    pub told: Totals,
 }
 
 struct Writer(Vec<u8>);
@@ -113,10 +122,11 @@ impl Record {
                 out.bytes(boot.as_bytes());
                 out.u64(*sequence);
             }
-            Self::Evict { through, evicted } => {
+            Self::Evict { through, evicted, told } => {
                 out.u8(KIND_EVICT);
                 out.u64(*through);
                 out.totals(*evicted);
+                out.totals(*told);
             }
         }
         let mut bytes = out.0;
@@ -135,7 +145,9 @@ impl Record {
             KIND_HEADER => Self::Header(Header::read(&mut from)?),
             KIND_DATA => Self::Data(Data::read(&mut from, body)?),
             KIND_ACK => Self::Ack { boot: from.text()?, sequence: from.u64()? },
-            KIND_EVICT => Self::Evict { through: from.u64()?, evicted: from.totals()? },
+            KIND_EVICT => {
+                Self::Evict { through: from.u64()?, evicted: from.totals()?, told: from.totals()? }
+            }
             _ => return None,
         };
         from.0.is_empty().then_some(record)
@@ -167,7 +179,7 @@ impl Header {
         out.u64(self.acked_sequence);
         out.u64(self.evicted_through);
         out.totals(self.evicted);
-        out.totals(self.evicted_reported);
+        out.totals(self.told);
     }
 
     fn read(from: &mut Reader<'_>) -> Option<Self> {
@@ -182,7 +194,7 @@ impl Header {
             acked_sequence: from.u64()?,
             evicted_through: from.u64()?,
             evicted: from.totals()?,
-            evicted_reported: from.totals()?,
+            told: from.totals()?,
         })
     }
 }
@@ -197,7 +209,7 @@ impl Data {
         out.u64(self.closed_at.cast_unsigned());
         out.u64(flows.sum());
         out.u64(self.parts.len() as u64);
-        out.totals(self.evicted_reported);
+        out.totals(self.told);
         for part in &self.parts {
             out.bytes(part.table.as_bytes());
             out.u64(part.rows);
@@ -215,7 +227,7 @@ impl Data {
         Some(Self {
             sequence: head.sequence,
             closed_at: head.closed_at,
-            evicted_reported: head.evicted_reported,
+            told: head.told,
             parts: list,
         })
     }
@@ -236,7 +248,7 @@ impl DataHead {
     fn read(from: &mut Reader<'_>) -> Option<(Self, u64)> {
         let (sequence, closed_at, flows) = (from.u64()?, from.u64()?.cast_signed(), from.u64()?);
         let parts = from.u64()?;
-        let head = Self { sequence, closed_at, flows, evicted_reported: from.totals()? };
+        let head = Self { sequence, closed_at, flows, told: from.totals()? };
         Some((head, parts))
     }
 }

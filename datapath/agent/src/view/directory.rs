@@ -273,7 +273,12 @@ mod tests {
                 namespace: "shop".into(),
                 name: "web".into(),
                 ips: vec![ip("10.96.0.1")],
-                ports: vec![ServicePort { protocol: 6, port: 80, node_port: 30080, name: String::new() }],
+                ports: vec![ServicePort {
+                    protocol: 6,
+                    port: 80,
+                    node_port: 30080,
+                    name: String::new(),
+                }],
                 ..Service::default()
             }],
             slices: vec![EndpointSlice {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::Ends;
 use super::directory::{Directory, Party};
 use super::role::{self, Passage, Side};
-use super::Ends;
 use crate::control::{Pod, Snapshot};
 use crate::host::{Host, Link};
 
@@ -171,6 +171,9 @@ mod tests {
         fn links(&mut self) -> io::Result<Vec<Link>> {
             Ok(Vec::new())
         }
+        fn stats(&mut self, _: u32) -> io::Result<Option<crate::host::LinkStats>> {
+            Ok(None)
+        }
         fn changes(&mut self) -> io::Result<Changes> {
             Ok(Changes::default())
         }
@@ -227,8 +230,7 @@ mod tests {
             ..Snapshot::default()
         };
         let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let expected =
-            [(1, all(&["direct", "annotated"])), (2, vec![]), (3, all(&["bridged"]))];
+        let expected = [(1, all(&["direct", "annotated"])), (2, vec![]), (3, all(&["bridged"]))];
         assert_eq!(behind(&snapshot), expected);
         // A cluster that lists this node knows which pods are elsewhere.
         snapshot.nodes = vec![Node { name: "n1".into(), ..Node::default() }];

@@ -68,9 +68,9 @@ impl Worker {
             }
         }
         let now = Instant::now();
-        self.following.refused.retain(|(name, _, when)| {
-            *when > now && links.iter().any(|link| link.name == *name)
-        });
+        self.following
+            .refused
+            .retain(|(name, _, when)| *when > now && links.iter().any(|link| link.name == *name));
         for link in links.iter().filter(|link| link.up && link.observable()) {
             let wanted = self.config.interfaces.includes(&link.name)
                 && attached.iter().all(|attached| attached.ifindex != link.index)
@@ -78,7 +78,9 @@ impl Worker {
             if !wanted {
                 continue;
             }
-            match self.accountant.attach(&mut *self.kernel, link) {
+            let host = &mut self.host;
+            let mut stats = || host.stats(link.index);
+            match self.accountant.attach(&mut *self.kernel, link, &mut stats) {
                 Ok(attached) => {
                     tracing::info!(interface = attached.name, by = attached.by, "observed");
                 }

@@ -85,31 +85,42 @@ pub(super) fn v6<P: Packet>(
 /// Walks the extension headers up to the transport, or to the end of a later fragment's own.
 #[inline(always)]
 fn extensions<P: Packet>(packet: &P, offset: u32, headers: &mut Headers) -> Result<(), Unparsed> {
+    let mut at = offset + 40;
     for _ in 0..MAX_EXTENSIONS {
-        let at = offset + headers.header_bytes;
+        at ^= packet.zero();
         let Some([next, length]) = packet.load(at) else {
             return Err(Unparsed::Short);
         };
-        match headers.protocol {
+        let bytes = match headers.protocol {
             FRAGMENT => {
-                let Some([part_high, part_low, a, b, c, d]) = packet.load(at + 2) else {
-                    return Err(Unparsed::Short);
-                };
-                let part = u16::from_be_bytes([part_high, part_low]);
-                headers.fragment = fragment(part & 0xfff8 != 0, part & 1 != 0);
-                headers.identification = u32::from_be_bytes([a, b, c, d]);
-                headers.fragment_protocol = next;
-                headers.header_bytes += 8;
+                part(packet, at, next, headers)?;
+                8
             }
-            AUTHENTICATION => headers.header_bytes += u32::from(length) * 4 + 8,
-            _ => headers.header_bytes += u32::from(length) * 8 + 8,
-        }
+            AUTHENTICATION => u32::from(length) * 4 + 8,
+            _ => u32::from(length) * 8 + 8,
+        };
+        at += bytes;
         headers.protocol = next;
         if headers.fragment == Fragment::LATER || !is_extension(next) {
+            headers.header_bytes = at.saturating_sub(offset);
             return Ok(());
         }
     }
     Err(Unparsed::Malformed)
+}
+
+/// A fragment header at `at`.
+#[inline(always)]
+fn part<P: Packet>(packet: &P, at: u32, next: u8, headers: &mut Headers) -> Result<(), Unparsed> {
+    let Some([high, low, a, b, c, d]) = packet.load(at + 2) else {
+        return Err(Unparsed::Short);
+    };
+    let part = u16::from_be_bytes([high, low]);
+    headers.fragment = fragment(part & 0xfff8 != 0, part & 1 != 0);
+    headers.identification = u32::from_be_bytes([a, b, c, d]);
+    headers.fragment_protocol = next;
+    headers.forget(packet.zero());
+    Ok(())
 }
 
 #[inline(always)]

@@ -8,8 +8,7 @@ use crate::engine::build::{A4, A6, B4, B6, Build, Frame, Segment};
 /// (protocol, source port, destination port, header bytes, payload bytes).
 type Expected = Result<(u8, u16, u16, u32, u32), Unparsed>;
 
-const TCP: Segment =
-    Segment { ports: (40000, 80), flags: 2, sequence: 1, acknowledgement: 0 };
+const TCP: Segment = Segment { ports: (40000, 80), flags: 2, sequence: 1, acknowledgement: 0 };
 
 fn check(name: &str, frame: &Frame, expected: Expected) {
     let length = frame.0.len() as u32;
@@ -37,11 +36,7 @@ fn transports() {
         ("udp6", udp().v6(17, A6, B6).eth6(), Ok((17, 1000, 53, 48, 5))),
         ("udp-lite", udp().v4(136, A4, B4).eth4(), Ok((136, 1000, 53, 28, 5))),
         ("padded", udp().v4(17, A4, B4).eth4().padded(), Ok((17, 1000, 53, 28, 5))),
-        (
-            "sctp",
-            Build::payload(20).sctp(7, 8).v4(132, A4, B4).eth4(),
-            Ok((132, 7, 8, 32, 20)),
-        ),
+        ("sctp", Build::payload(20).sctp(7, 8).v4(132, A4, B4).eth4(), Ok((132, 7, 8, 32, 20))),
         ("echo", echo(8).v4(1, A4, B4).eth4(), Ok((1, 0x1234, 0x1234, 28, 56))),
         ("echo reply", echo(0).v4(1, B4, A4).eth4(), Ok((1, 0x1234, 0x1234, 28, 56))),
         ("echo6", echo(128).v6(58, A6, B6).eth6(), Ok((58, 0x1234, 0x1234, 48, 56))),
@@ -86,11 +81,7 @@ fn layer_3_devices() {
 #[test]
 fn extension_headers() {
     let udp = || Build::payload(5).udp(1, 2);
-    check(
-        "hop by hop",
-        &udp().options(17, 0).v6(0, A6, B6).eth6(),
-        Ok((17, 1, 2, 56, 5)),
-    );
+    check("hop by hop", &udp().options(17, 0).v6(0, A6, B6).eth6(), Ok((17, 1, 2, 56, 5)));
     check(
         "all of them",
         &udp()
@@ -115,9 +106,7 @@ fn extension_headers() {
 
 #[test]
 fn fragments() {
-    let parse = |frame: Frame| {
-        parse::frame(&Slice(&frame.0), 14, 0, frame.0.len() as u32).unwrap()
-    };
+    let parse = |frame: Frame| parse::frame(&Slice(&frame.0), 14, 0, frame.0.len() as u32).unwrap();
     let first = parse(Build::payload(64).udp(1, 2).v4_part(17, A4, B4, 9, 0x2000).eth4());
     assert_eq!((first.fragment, first.identification), (Fragment::FIRST, 9));
     assert_eq!((first.source_port, first.destination_port), (1, 2));
@@ -129,9 +118,15 @@ fn fragments() {
     // The fragment's own next header is an extension header that only the first one has.
     let first = Build::payload(64).udp(1, 2).options(17, 0).fragment6(60, 1, 5);
     let first = parse(first.v6(44, A6, B6).eth6());
-    assert_eq!((first.fragment, first.protocol, first.fragment_protocol), (Fragment::FIRST, 17, 60));
+    assert_eq!(
+        (first.fragment, first.protocol, first.fragment_protocol),
+        (Fragment::FIRST, 17, 60)
+    );
     let later = parse(Build::payload(64).fragment6(60, 80, 5).v6(44, A6, B6).eth6());
-    assert_eq!((later.fragment, later.protocol, later.fragment_protocol), (Fragment::LATER, 60, 60));
+    assert_eq!(
+        (later.fragment, later.protocol, later.fragment_protocol),
+        (Fragment::LATER, 60, 60)
+    );
     // Don't-fragment is no fragment.
     let whole = parse(Build::payload(4).udp(1, 2).v4_part(17, A4, B4, 9, 0x4000).eth4());
     assert_eq!(whole.fragment, Fragment::WHOLE);

@@ -62,7 +62,8 @@ impl Sim {
         length: u32,
         segments: u32,
     ) {
-        let ethertype = if bytes.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
+        let ethertype =
+            if bytes.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
         let frame = Frame { ifindex: 7, hook, length, segments, link_header, ethertype };
         observe(&Slice(bytes), self, &frame);
         let (frames, total) = self.seen.get();

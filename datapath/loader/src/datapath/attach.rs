@@ -8,7 +8,7 @@ use datapath_abi::iface::IfaceKey;
 
 use super::Datapath;
 use crate::error::Doing;
-use crate::hooks::{self, Hook, MAX_IFINDEX, tc};
+use crate::hooks::{self, Device, Hook, MAX_IFINDEX, tc};
 use crate::object::Loaded;
 use crate::pins::{Pin, repin, unpin};
 use crate::sys::{self, info, link, map};
@@ -46,15 +46,15 @@ impl Datapath {
         {
             return Ok(attached.clone());
         }
-        let link_header =
-            hooks::link_header(interface).doing(|| format!("interface {interface}: its type"))?;
+        let device =
+            hooks::device(interface).doing(|| format!("interface {interface}: its type"))?;
         let by = if self.tcx { AttachedBy::Tcx } else { AttachedBy::Clsact };
-        let attached = Attached { ifindex, name, by, link_header };
+        let attached = Attached { ifindex, name, by, link_header: device.counted() };
         self.undo(ifindex)?;
         counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
             .doing(|| format!("interface {interface}: making its counters"))?;
         for hook in Hook::BOTH {
-            if let Err(error) = self.attach_hook(&attached, hook) {
+            if let Err(error) = self.attach_hook(&attached, device, hook) {
                 self.undo(ifindex)?;
                 return Err(error);
             }
@@ -109,16 +109,15 @@ impl Datapath {
         let Some(name) = hooks::name_of(ifindex) else {
             return Ok(false);
         };
-        let link_header =
-            hooks::link_header(&name).doing(|| format!("interface {name}: its type"))?;
-        let attached = Attached { ifindex, name, by, link_header };
+        let device = hooks::device(&name).doing(|| format!("interface {name}: its type"))?;
+        let attached = Attached { ifindex, name, by, link_header: device.counted() };
         if !self.is_live(&attached) {
             return Ok(false);
         }
         counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
             .doing(|| format!("interface {}: making its counters", attached.name))?;
         for hook in Hook::BOTH {
-            let program = self.program(&attached, hook)?;
+            let program = self.loaded.get(device.program(hook))?;
             let replaced = match by {
                 AttachedBy::Tcx => sys::open_pin(&self.pins.tcx(ifindex, hook))
                     .and_then(|link| link::update(link.as_fd(), program)),
@@ -126,16 +125,16 @@ impl Datapath {
             };
             replaced.doing(|| format!("interface {}: replacing {hook}", attached.name))?;
             if by == AttachedBy::Clsact {
-                self.mark(&attached, hook)?;
+                self.mark(ifindex, hook, program)?;
             }
         }
         self.attached.insert(ifindex, attached);
         Ok(true)
     }
 
-    fn attach_hook(&self, attached: &Attached, hook: Hook) -> Result<(), Error> {
+    fn attach_hook(&self, attached: &Attached, device: Device, hook: Hook) -> Result<(), Error> {
         let doing = || format!("interface {}: attaching to {hook}", attached.name);
-        let program = self.program(attached, hook)?;
+        let program = self.loaded.get(device.program(hook))?;
         match attached.by {
             AttachedBy::Tcx => {
                 let kind = match hook {
@@ -151,25 +150,16 @@ impl Datapath {
                     let program = program.try_clone_to_owned().doing(doing)?;
                     repin(&program, &self.pins.qdisc(attached.ifindex))?;
                 }
-                self.mark(attached, hook)?;
+                self.mark(attached.ifindex, hook, program)?;
                 tc::put_filter(attached.ifindex, hook, program).doing(doing)
             }
         }
     }
 
     /// Marks a filter as ours, before it exists, so that a crash leaves nothing unmarked.
-    fn mark(&self, attached: &Attached, hook: Hook) -> Result<(), Error> {
-        let program = self.program(attached, hook)?.try_clone_to_owned().doing(|| "a program")?;
-        repin(&program, &self.pins.filter(attached.ifindex, hook))
-    }
-
-    fn program(&self, attached: &Attached, hook: Hook) -> Result<BorrowedFd<'_>, Error> {
-        self.loaded.get(match (attached.link_header, hook) {
-            (0, Hook::Ingress) => "observe_l3_in",
-            (0, Hook::Egress) => "observe_l3_out",
-            (_, Hook::Ingress) => "observe_ingress",
-            (_, Hook::Egress) => "observe_egress",
-        })
+    fn mark(&self, ifindex: u32, hook: Hook, program: BorrowedFd<'_>) -> Result<(), Error> {
+        let program = program.try_clone_to_owned().doing(|| "a program's descriptor")?;
+        repin(&program, &self.pins.filter(ifindex, hook))
     }
 
     /// Whether the hooks are on the interface that has this index now: a link outlives its

@@ -1,10 +1,10 @@
 //! A perf buffer (perf_event_open(2), "MMAP layout").
 //!
 //! The wake-up watermark is set to the whole buffer, because nobody waits: a wake-up per event
-//! costs the producer microseconds.
+//! costs the producer microseconds (`benches/observe.rs` shows it).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use aya_obj::generated::perf_event_attr;
@@ -28,6 +28,15 @@ const RAW: usize = 12;
 const HEAD: usize = 1024;
 const TAIL: usize = 1032;
 
+/// Whether the kernel wakes whoever waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// For no event: the reader comes by on a timer.
+    None,
+    /// For each event, as perf buffers usually do. Only the benchmark does.
+    Each,
+}
+
 /// One CPU's buffer, and its only reader.
 #[derive(Debug)]
 pub(super) struct Buffer {
@@ -37,23 +46,33 @@ pub(super) struct Buffer {
     /// A record, contiguous and aligned, which in the buffer it is not.
     record: Vec<u64>,
     /// Sends to the buffer while it is open.
-    _event: OwnedFd,
+    event: OwnedFd,
 }
 
 // === impl Buffer ===
 
 impl Buffer {
     /// Makes the buffer, and puts it into the perf event array.
-    pub(super) fn open(array: BorrowedFd<'_>, cpu: u32, bytes: u32) -> io::Result<Self> {
-        let event = open_event(cpu, bytes)?;
+    pub(super) fn open(
+        array: BorrowedFd<'_>,
+        cpu: u32,
+        bytes: u32,
+        wake: Wake,
+    ) -> io::Result<Self> {
+        let event = open_event(cpu, bytes, wake)?;
         let (page, size) = (page(), bytes as usize);
-        let mapping = Mapping::new(std::os::fd::AsFd::as_fd(&event), page + size, true, 0)?;
+        let mapping = Mapping::new(event.as_fd(), page + size, true, 0)?;
         // SAFETY: no addresses.
         if unsafe { libc::ioctl(event.as_raw_fd(), IOC_ENABLE as _, 0) } != 0 {
             return Err(io::Error::last_os_error());
         }
         map::update(array, &cpu, &(event.as_raw_fd() as u32), map::ANY)?;
-        Ok(Self { mapping, page, size, record: Vec::new(), _event: event })
+        Ok(Self { mapping, page, size, record: Vec::new(), event })
+    }
+
+    /// Becomes readable when the kernel wakes.
+    pub(super) fn waker(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 
     /// Shows every record to `on`.
@@ -104,7 +123,7 @@ impl Buffer {
     }
 }
 
-fn open_event(cpu: u32, bytes: u32) -> io::Result<OwnedFd> {
+fn open_event(cpu: u32, bytes: u32, wake: Wake) -> io::Result<OwnedFd> {
     // SAFETY: zero is a value of this structure of integers.
     let mut attributes: perf_event_attr = unsafe { std::mem::zeroed() };
     attributes.size = size_of::<perf_event_attr>() as u32;
@@ -112,8 +131,13 @@ fn open_event(cpu: u32, bytes: u32) -> io::Result<OwnedFd> {
     attributes.config = COUNT_SW_BPF_OUTPUT;
     attributes.sample_type = SAMPLE_RAW;
     attributes.__bindgen_anon_1.sample_period = 1;
-    attributes.set_watermark(1);
-    attributes.__bindgen_anon_2.wakeup_watermark = bytes;
+    match wake {
+        Wake::None => {
+            attributes.set_watermark(1);
+            attributes.__bindgen_anon_2.wakeup_watermark = bytes;
+        }
+        Wake::Each => attributes.__bindgen_anon_2.wakeup_events = 1,
+    }
     // SAFETY: the kernel reads the attributes; all processes, one CPU.
     let fd = unsafe {
         libc::syscall(libc::SYS_perf_event_open, &raw mut attributes, -1, cpu, -1, FLAG_CLOEXEC)

@@ -175,9 +175,8 @@ fn exchange(request: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut buffer = vec![0u8; 1 << 16];
     loop {
         // SAFETY: the kernel writes at most the buffer's length.
-        let received = unsafe {
-            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-        };
+        let received =
+            unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         if received < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -24,22 +24,14 @@ struct TestRun {
 // SAFETY: as the trait asks; fields of `BPF_PROG_TEST_RUN`.
 unsafe impl Attributes for TestRun {}
 
-/// What a run did.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ran {
-    /// The last run's return value.
-    pub(crate) value: u32,
-    /// Mean nanoseconds per run.
-    pub(crate) nanoseconds: u32,
-}
-
-/// Runs a classifier `repeat` times; the packet as the last run left it goes to `out`.
+/// Runs a classifier `repeat` times; the packet as the last run left it goes to `out`. Returns the
+/// mean nanoseconds of a run.
 pub(crate) fn run(
     program: BorrowedFd<'_>,
     packet: &[u8],
     out: &mut [u8],
     repeat: u32,
-) -> io::Result<Ran> {
+) -> io::Result<u32> {
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
         retval: 0,
@@ -56,5 +48,5 @@ pub(crate) fn run(
     };
     // SAFETY: the kernel reads `packet` and writes at most `out.len()` bytes to `out`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
-    Ok(Ran { value: attributes.retval, nanoseconds: attributes.duration })
+    Ok(attributes.duration)
 }

@@ -47,10 +47,9 @@ impl Lab {
             "-n", &here, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns",
             &there,
         ]);
-        for (namespace, v4, v6) in [
-            (&here, "10.9.0.1/24", "fd09::1/64"),
-            (&there, "10.9.0.2/24", "fd09::2/64"),
-        ] {
+        for (namespace, v4, v6) in
+            [(&here, "10.9.0.1/24", "fd09::1/64"), (&there, "10.9.0.2/24", "fd09::2/64")]
+        {
             ip(&["-n", namespace, "addr", "add", v4, "dev", "veth0"]);
             ip(&["-n", namespace, "addr", "add", v6, "dev", "veth0", "nodad"]);
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
@@ -98,11 +97,7 @@ impl Lab {
         ip(&all)
     }
 
-    /// Counters of `veth0` of the namespace `here`.
-    pub(crate) fn link(&self) -> Link {
-        self.link_of("veth0")
-    }
-
+    /// Counters of an interface of the namespace `here`.
     pub(crate) fn link_of(&self, interface: &str) -> Link {
         let output = ip(&["-n", &self.here(), "-j", "-s", "link", "show", "dev", interface]);
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -151,6 +146,22 @@ pub(crate) fn account(datapath: &Datapath, attached: &Attached) -> Link {
     let (connections, others) = parts(datapath, attached);
     let sum = |a: (u64, u64), b: (u64, u64)| (a.0 + b.0, a.1 + b.1);
     Link { rx: sum(connections.rx, others.rx), tx: sum(connections.tx, others.tx) }
+}
+
+/// What the interface has counted and what we have, at a moment when neither moves: one that is read
+/// after the other has seen packets that the other has not (neighbour discovery never rests).
+pub(crate) fn settled(lab: &Lab, datapath: &Datapath, attached: &Attached) -> (Link, Link) {
+    let look = || (lab.link_of(&attached.name), account(datapath, attached));
+    let mut before = look();
+    for _ in 0..200 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let now = look();
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+    panic!("traffic does not come to rest: {before:?}");
 }
 
 /// As [`account`], apart.

@@ -10,13 +10,9 @@ fn loads_and_says_what_it_is() {
     for program in datapath.programs() {
         println!(
             "{:16} {:5} instructions, {:6} verified, {:5} bytes of code, tag {}",
-            program.name,
-            program.instructions,
-            program.verified,
-            program.jited_bytes,
-            program.tag
+            program.name, program.instructions, program.verified, program.jited_bytes, program.tag
         );
-        assert!(program.verified < 100_000, "{} is close to the verifier's limit", program.name);
+        assert!(program.verified < 500_000, "{} is close to the verifier's limit", program.name);
     }
     for map in datapath.maps() {
         println!("{map:?}");

@@ -130,9 +130,8 @@ impl Relay {
 fn flow(batch: &RecordBatch, row: usize) -> Row {
     let number = |name: &str| u64_of(batch, name, row);
     let both = |a: &str, b: &str| number(a) + number(b);
-    let ports = ["source_port", "destination_port"].map(|name| {
-        batch.column_by_name(name).unwrap().as_primitive::<UInt16Type>().value(row)
-    });
+    let ports = ["source_port", "destination_port"]
+        .map(|name| batch.column_by_name(name).unwrap().as_primitive::<UInt16Type>().value(row));
     let start = time(batch, "start_time", row);
     assert!(start <= time(batch, "end_time", row) && start > 0);
     Row {

@@ -74,7 +74,10 @@ fn a_broken_document_is_named_and_the_rest_stays_in_force() {
     assert_eq!(names(&manifests.poll().unwrap()), ["web-0", "db-0"]);
 
     // Line 9 is the second document's first; its third line is no YAML.
-    let broken = format!("{}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: [}}\n", POD.replace("web-0", "web-1"));
+    let broken = format!(
+        "{}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: [}}\n",
+        POD.replace("web-0", "web-1")
+    );
     write(&a, &broken, 1);
     let snapshot = manifests.poll().unwrap();
     assert_eq!(names(&snapshot), ["web-0", "db-0"], "the last good version of the file");
