@@ -94,7 +94,8 @@ impl Api {
             Server::bind(config, store.clone(), backend, &registry, &stages).await.unwrap();
         let address = server.local_addr();
         tokio::spawn(server.run(stop.clone()));
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        // A connection for each request: one kept open may be closed by the server just then.
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
         Self { address, store, client, stop, _directory: directory }
     }
 

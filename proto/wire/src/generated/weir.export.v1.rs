@@ -85,7 +85,9 @@ pub struct Batch {
     #[prost(int64, tag = "3")]
     pub closed_at: i64,
 }
-/// Rows of one table: a self-contained Arrow IPC stream with one record batch.
+/// Rows of one table. `ipc` is a header of 8 bytes (`WB`, version, codec, length; see
+/// proto/columns/src/ipc.rs), then a self-contained Arrow IPC stream with one record batch,
+/// compressed as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Part {
     #[prost(string, tag = "1")]
