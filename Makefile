@@ -1,6 +1,7 @@
 # Every command of the repository. Builds run as you; what needs root goes through sudo.
 SHELL := /bin/bash
-export PATH := $(HOME)/.cargo/bin:$(PATH)
+# The second is where setup.sh puts a newer Node, where the distribution's is too old.
+export PATH := $(HOME)/.cargo/bin:$(CURDIR)/target/node/node_modules/node/bin:$(PATH)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 WEB_SOURCES := $(shell find ui/web/src ui/web/public -type f 2>/dev/null) \
@@ -19,7 +20,8 @@ setup: ## install what is missing on this machine (Debian 12)
 web: ui/web/dist/index.html ## build the page
 
 ui/web/dist/index.html: $(WEB_SOURCES)
-	cd ui/web && npm run --silent build
+	@if [ -d ui/web/node_modules ]; then cd ui/web && npm run --silent build; \
+	else echo "make: the page is not built (run make setup first); a placeholder is served" >&2; fi
 
 build: web ## build the page and every binary, into target/debug
 	cargo build --locked --bins

@@ -91,6 +91,13 @@ if [ "$tier" = dev ] && ! has bpf-linker; then
 fi
 
 # --- the page -----------------------------------------------------------------------------------
+# Vite needs Node 20. Where the distribution's is older, a newer one comes from npm itself.
+old_node() { [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ]; }
+export PATH="$PWD/target/node/node_modules/node/bin:$PATH"
+if old_node; then
+    say "installing Node 22 into target/node"
+    npm install --silent --no-audit --no-fund --prefix target/node node@22
+fi
 # Modules are installed again only when the lock file is newer than the last installation.
 if [ ui/web/package-lock.json -nt ui/web/node_modules/.package-lock.json ]; then
     say "installing the page's npm modules"

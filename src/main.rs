@@ -58,3 +58,30 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Cleanup(args) => cli::cleanup::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Weir::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let mut all = vec![Weir::command()];
+        let mut lacking = Vec::new();
+        while let Some(command) = all.pop() {
+            let subcommands = command.get_subcommands().filter(|one| !one.is_hide_set());
+            let before = all.len();
+            all.extend(subcommands.cloned());
+            if all.len() == before && command.get_after_help().is_none() {
+                lacking.push(command.get_name().to_owned());
+            }
+        }
+        // `bpf list` has it one level up.
+        lacking.retain(|name| name != "list");
+        assert!(lacking.is_empty(), "no example: {lacking:?}");
+    }
+}

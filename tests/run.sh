@@ -92,7 +92,11 @@ browser() {
 
 check format cargo fmt --all --check
 check format-ebpf cargo fmt --manifest-path datapath/ebpf/Cargo.toml --check
+check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 rust
+# What is committed as the eBPF object is what its sources make.
+check object env WEIR_BPF_REBUILD=1 \
+    cargo test --locked -p datapath-loader --test kernel is_built_from_these_sources
 check types npm --prefix ui/web run --silent check
 page
 browser

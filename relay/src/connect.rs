@@ -17,6 +17,9 @@ use crate::{Config, Peer};
 /// First pause after a failure; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
+/// So many failures in a row, some five seconds of them, are worth a warning.
+const WORRY: u32 = 6;
+
 /// A peer that does not answer for so long is taken as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,10 +64,7 @@ impl Connection {
                 }
                 end => {
                     failures = if self.slot.batches() > before { 0 } else { failures + 1 };
-                    // Every agent that starts later than its relay would else fill the log.
-                    if failures <= 1 {
-                        tracing::warn!(peer = %self.peer, %end, "stream ended");
-                    }
+                    self.log(&end, failures);
                     let pause = backoff(failures, self.config.max_backoff);
                     tokio::select! {
                         () = stop.stopped() => break,
@@ -73,6 +73,20 @@ impl Connection {
                 }
             }
             self.metrics.reconnects.with_label_values(&[self.peer.name()]).inc();
+        }
+    }
+
+    /// A peer that starts later than its relay, or is restarted, is nothing to warn of; one that
+    /// stays away is, once.
+    fn log(&self, end: &End, failures: u32) {
+        match (end, failures) {
+            (End::Closed, _) | (_, 0..WORRY) => {
+                tracing::info!(peer = %self.peer, %end, failures, "stream ended");
+            }
+            (_, WORRY) => {
+                tracing::warn!(peer = %self.peer, %end, "no stream for a while; trying on");
+            }
+            _ => {}
         }
     }
 
@@ -110,8 +124,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Wrappers often repeat what they wrap.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text

@@ -61,7 +61,7 @@ pub(crate) enum End {
     #[error("the agent closed the stream")]
     Closed,
     /// The agent could not be reached or refused.
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Refused(Box<tonic::Status>),
     /// The agent said something out of turn.
     #[error("protocol: {0}")]

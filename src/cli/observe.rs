@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use ui::filter::Filters;
 use ui::statement::{self, Order};
 use ui::time::{self, Range};
 
@@ -21,10 +22,13 @@ mod row;
 pub use filters::{FilterArgs, fold_not};
 
 use print::Printer;
-use row::Row;
+use row::{Key, Row};
 
 /// Flows that are shown when nothing says how many.
 const LAST: usize = 20;
+
+/// Exit code of a wrong command line, as clap has it.
+const USAGE: u8 = 2;
 
 /// Pause before a stream that broke off is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -148,9 +152,19 @@ struct Window {
 #[derive(Debug, Default)]
 struct Following {
     /// Rows of history, that the stream may bring again.
-    shown: HashSet<(String, Option<String>, Option<String>, Option<u32>)>,
+    shown: HashSet<Key>,
     /// Where to resume.
     id: Option<String>,
+}
+
+/// What the arguments ask for.
+struct Asked {
+    filters: Filters,
+    /// The filters as parameters of the stream.
+    pairs: Vec<(String, String)>,
+    window: Window,
+    /// Columns to sum by.
+    by: Vec<&'static str>,
 }
 
 /// Asks and prints.
@@ -158,12 +172,13 @@ struct Following {
 /// # Errors
 /// When the server cannot be reached, or a filter or time is wrong.
 pub async fn run(args: Args) -> Result<ExitCode> {
-    if args.follow && matches!(args.output, Output::Table | Output::Tab) {
-        bail!("table output format is not compatible with follow mode");
-    }
-    let (filters, pairs) = args.filters.filters()?;
-    let window = Window::of(&args, time::now())?;
-    let by = by::columns(&args.by)?;
+    let Asked { filters, pairs, window, by } = match Asked::of(&args) {
+        Ok(asked) => asked,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     let query = if by.is_empty() {
         statement::flows(&filters, window.range, window.limit, window.order)
     } else {
@@ -203,6 +218,20 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         stopped = tokio::signal::ctrl_c() => stopped?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// What is wrong with the arguments is an error of usage.
+    fn of(args: &Args) -> Result<Self> {
+        if args.follow && matches!(args.output, Output::Table | Output::Tab) {
+            bail!("table output format is not compatible with follow mode");
+        }
+        let (filters, pairs) = args.filters.filters()?;
+        let window = Window::of(args, time::now())?;
+        Ok(Self { filters, pairs, window, by: by::columns(&args.by)? })
+    }
 }
 
 // === impl Window ===

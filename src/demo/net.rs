@@ -37,13 +37,13 @@ fn deny(cluster: &Cluster) -> Result<()> {
     ))
 }
 
-/// The way to the payments provider loses one segment in fifty: retransmissions.
+/// The way to the payments provider loses one request in eight, which then is sent again.
 fn lose(cluster: &Cluster) -> Result<()> {
     cluster.world().nft(
         "table inet demo_loss {\n\
            chain input {\n\
              type filter hook input priority 0;\n\
-             tcp dport 80 numgen random mod 50 < 1 drop\n\
+             tcp dport 80 tcp flags & psh == psh numgen random mod 8 < 1 drop\n\
            }\n\
          }",
     )

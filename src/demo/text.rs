@@ -16,7 +16,8 @@ const QUERIES: [(&str, &str); 3] = [
          sum(packets) AS packets FROM drops GROUP BY 1, 2, 3, 4, 5 ORDER BY packets DESC LIMIT 10",
     ),
     (
-        "does it add up: flows + unattributed against the kernel's counters, per interface",
+        "does it add up, per interface: flows + unattributed against the kernel's counters (both are \
+         a moment old, so what moves right now may be in one of them only)",
         "SELECT c.node, c.interface, c.kernel, f.flows + c.unattributed AS accounted FROM (SELECT node, interface, \
          sum(rx_bytes + tx_bytes) AS kernel, sum(unattributed_bytes) AS unattributed FROM counters GROUP BY 1, 2) c \
          JOIN (SELECT node, interface, sum(bytes_out + bytes_in + 14 * (packets_out + packets_in)) AS flows \

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -104,7 +104,6 @@ pub(crate) fn router(app: App, loopback: bool, stop: &StopToken) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .fallback(assets::get)
-        .layer(DefaultBodyLimit::max(app.config().max_body))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(guard::headers))
         .layer(middleware::from_fn_with_state(hosts, guard::host))

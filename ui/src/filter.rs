@@ -175,6 +175,16 @@ impl Filters {
         !self.every_row && self.reporters.is_empty()
     }
 
+    /// Whether what was dropped is asked for: then kernel drops belong to the answer too.
+    pub fn asks_for_drops(&self) -> bool {
+        let dropped = Condition::equal("verdict", Verdict::Dropped.name());
+        self.groups.iter().any(|group| {
+            !group.not
+                && (group.name == "drop_reason"
+                    || (group.name == "verdict" && group.any.contains(&dropped)))
+        })
+    }
+
     /// The condition as SQL over `flows`; `None` when everything passes.
     pub fn sql(&self) -> Option<String> {
         let parts: Vec<String> = self.conditions().iter().map(Condition::sql).collect();

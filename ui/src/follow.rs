@@ -41,6 +41,8 @@ struct Live {
     hub: Hub,
     stop: StopToken,
     matcher: Matcher,
+    /// Whether kernel drops are asked for.
+    drops: bool,
     /// Which interface speaks for each connection; `None` when every one does.
     speakers: Option<Speakers>,
     /// Number of the next row.
@@ -80,6 +82,7 @@ pub(crate) fn start(
     app.metrics().live_streams.inc();
     let live = Live {
         matcher: filters.matcher(),
+        drops: filters.asks_for_drops(),
         speakers: filters.one_per_connection().then(Speakers::default),
         next: next.min(hub.next()),
         passed: 0,
@@ -150,6 +153,7 @@ impl Live {
                     "tail",
                     "the live tail could not follow; see history",
                 )),
+                Some(_) if chunk.drops && !self.drops => {}
                 Some(batch) => self.pick(chunk, batch, from, &mut rows),
             }
         }
@@ -180,7 +184,7 @@ impl Live {
         out: &mut Vec<(u64, String)>,
     ) {
         let mut passes = self.matcher.test(batch);
-        if let Some(speakers) = &mut self.speakers {
+        if let Some(speakers) = self.speakers.as_mut().filter(|_| !chunk.drops) {
             speakers.silence(batch, &mut passes);
         }
         for (row, _) in passes.iter().enumerate().filter(|(_, passes)| **passes) {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use stage::{Ledger, StopToken};
 use tokio::sync::watch;
 
-use crate::time;
+use crate::{drops, time};
 
 /// What a live view's status looks back on, nanoseconds.
 const RECENT: i64 = 300_000_000_000;
@@ -56,6 +56,8 @@ pub(crate) struct Chunk {
     pub(crate) count: u64,
     /// The rows; none for those that the store's tail left out.
     pub(crate) rows: Option<RecordBatch>,
+    /// They are kernel drops, in the form of flows.
+    pub(crate) drops: bool,
 }
 
 /// What is in the ring from a number on.
@@ -94,14 +96,20 @@ impl Hub {
 
     /// Follows the store until `stop`.
     pub(crate) async fn feed(self, stop: StopToken) {
-        let mut tail = self.0.store.tail_of(&[Table::Flows]);
+        let mut tail = self.0.store.tail_of(&[Table::Flows, Table::Drops]);
         let mut tick = tokio::time::interval(STATUS_PERIOD);
         loop {
             tokio::select! {
                 () = stop.stopped() => return,
                 item = tail.recv() => match item {
-                    Some(TailItem::Rows(_, rows)) => self.put(rows.num_rows() as u64, Some(rows)),
-                    Some(TailItem::Gap { lost }) => self.put(lost, None),
+                    Some(TailItem::Rows(Table::Drops, rows)) => match drops::as_flows(&rows) {
+                        Ok(rows) => self.put(rows.num_rows() as u64, Some(rows), true),
+                        Err(error) => tracing::error!(%error, "kernel drops cannot be shown"),
+                    },
+                    Some(TailItem::Rows(_, rows)) => {
+                        self.put(rows.num_rows() as u64, Some(rows), false);
+                    }
+                    Some(TailItem::Gap { lost }) => self.put(lost, None, false),
                     None => return,
                 },
                 _ = tick.tick() => self.assess().await,
@@ -121,7 +129,7 @@ impl Hub {
         }
     }
 
-    fn put(&self, count: u64, rows: Option<RecordBatch>) {
+    fn put(&self, count: u64, rows: Option<RecordBatch>, drops: bool) {
         if count == 0 {
             return;
         }
@@ -130,7 +138,7 @@ impl Hub {
         {
             let mut ring = self.0.ring.lock();
             ring.rows += rows.as_ref().map_or(0, RecordBatch::num_rows);
-            ring.chunks.push_back(Chunk { first, count, rows });
+            ring.chunks.push_back(Chunk { first, count, rows, drops });
             while ring.rows > self.0.capacity && ring.chunks.len() > 1 {
                 let Some(old) = ring.chunks.pop_front() else { break };
                 ring.rows -= old.rows.as_ref().map_or(0, RecordBatch::num_rows);

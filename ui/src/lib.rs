@@ -13,6 +13,7 @@ mod ask;
 mod assets;
 mod backend;
 mod completeness;
+mod drops;
 mod error;
 pub mod filter;
 mod flows;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use flowstore::{Param, QueryRequest, QueryStream};
@@ -35,6 +34,9 @@ const JSON_ROWS: usize = 10_000;
 /// What else a trailer says when the rows are out: `{"rows","elapsed_ms","truncated"}`.
 const STATS: &str = "weir-stats";
 
+/// A body that is too long is read up to so many times its limit.
+const DRAINED: usize = 16;
+
 /// A body of JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,12 +52,9 @@ struct Question {
 pub(crate) async fn post(
     State(app): State<App>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| {
-        ApiError::new(rejection.status(), "bad_body", rejection.body_text())
-            .hint(format!("a body has at most {} bytes", app.config().max_body))
-    })?;
+    let body = read(body, app.config().max_body).await?;
     let format = Format::of(&headers)?;
     let mut request = request_of(&headers, &body)?;
     let limited = request.max_rows.is_some();
@@ -66,6 +65,29 @@ pub(crate) async fn post(
     // What fails at once is still an error of its own.
     let first = rows.next().await.transpose().map_err(store_error)?;
     Ok(answer(format, rows, first, limited))
+}
+
+/// The body, if it is not too long. One that is too long is read on for a while and thrown away: a
+/// client that is still sending does not see an answer before it.
+async fn read(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
+    let mut all = Vec::new();
+    let mut length = 0;
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| ApiError::bad_request(error.to_string()))?;
+        length += piece.len();
+        if length <= most {
+            all.extend_from_slice(&piece);
+        } else if length > most.saturating_mul(DRAINED) {
+            break;
+        }
+    }
+    if length <= most {
+        return Ok(all);
+    }
+    let message = format!("the body has more than {most} bytes");
+    Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_body", message)
+        .hint("send the query alone; data to join with goes into VALUES or parameters"))
 }
 
 fn request_of(headers: &HeaderMap, body: &[u8]) -> Result<QueryRequest, ApiError> {

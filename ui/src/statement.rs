@@ -3,8 +3,10 @@
 //! A connection has a row for each interface that it passes and each interval that it lasts.
 //! Where connections are listed or added up, one interface speaks for each: one that did not let
 //! it through if there is one, else that of the source, else that of the destination, else one
-//! that it passed on the way. So no byte is counted twice, and no drop is hidden.
+//! that it passed on the way. So no byte is counted twice, and no drop is hidden. Where dropped
+//! flows are asked for, kernel drops stand among them ([`crate::drops`]).
 
+use crate::drops::WITH_DROPS;
 use crate::filter::{Filters, literal};
 use crate::time::{self, Range};
 
@@ -53,8 +55,8 @@ pub fn flows(filters: &Filters, range: Range, limit: Option<usize>, order: Order
     let condition = conditions(filters, range);
     let by = format!("ORDER BY end_time {direction}, flow_id, seq");
     let limited = |limit: Option<usize>| limit.map(|n| format!("\nLIMIT {n}")).unwrap_or_default();
-    if !filters.one_per_connection() {
-        return format!("SELECT *\nFROM flows{condition}\n{by}{}", limited(limit));
+    if !one_speaks(filters) {
+        return format!("SELECT *\nFROM {}{condition}\n{by}{}", relation(filters), limited(limit));
     }
     let candidates = limited(limit.map(|n| n.saturating_mul(REPORTERS)));
     let candidates = if limit.is_some() { format!("\n{by}{candidates}") } else { String::new() };
@@ -88,6 +90,8 @@ pub(crate) fn drops_of(flow_id: &str) -> String {
 
 /// Connections added up by columns of `flows`.
 pub fn aggregate(filters: &Filters, range: Range, by: &[&str], limit: Option<usize>) -> String {
+    // Some names are words of SQL.
+    let by: Vec<String> = by.iter().map(|name| format!("\"{name}\"")).collect();
     let keys = by.join(", ");
     let limit = limit.map(|n| format!("\nLIMIT {n}")).unwrap_or_default();
     let per_connection = per_connection(
@@ -102,7 +106,7 @@ pub fn aggregate(filters: &Filters, range: Range, by: &[&str], limit: Option<usi
         "SELECT {keys}, count(DISTINCT flow_id) AS flows, sum(bytes) AS bytes, sum(packets) AS packets, \
          {DROPPED}\n\
          FROM {}\nGROUP BY {keys}\nORDER BY bytes DESC{limit}",
-        with_kernel_drops(&per_connection, range)
+        with_kernel_drops(&per_connection, filters, range)
     )
 }
 
@@ -126,7 +130,7 @@ pub fn map(filters: &Filters, range: Range, by: MapBy) -> String {
         "SELECT {keys}, sum(bytes) AS bytes, sum(packets) AS packets, count(DISTINCT flow_id) AS flows, \
          {DROPPED}, sum(rtt_sum) AS rtt_sum, sum(rtt_count) AS rtt_count\n\
          FROM {}\nGROUP BY {keys}\nORDER BY bytes DESC\nLIMIT 20000",
-        with_kernel_drops(&rows, range)
+        with_kernel_drops(&rows, filters, range)
     )
 }
 
@@ -144,6 +148,32 @@ pub(crate) fn timeline(filters: &Filters, range: Range, from: i64, width: i64) -
         "SELECT bucket, verdict, count(DISTINCT flow_id) AS flows, sum(bytes) AS bytes\n\
          FROM {rows}\nGROUP BY bucket, verdict"
     )
+}
+
+/// Connections of which the kernel dropped something, over time; for filters that leave them out
+/// of [`timeline`].
+pub(crate) fn dropped_timeline(
+    filters: &Filters,
+    range: Range,
+    from: i64,
+    width: i64,
+) -> Option<String> {
+    if filters.asks_for_drops() {
+        return None;
+    }
+    let mut conditions = times("end_time", "start_time", range);
+    conditions.extend(filters.sql());
+    // Every row of flows has one.
+    conditions.push("reporter IS NULL".to_owned());
+    Some(format!(
+        "SELECT bucket, count(DISTINCT connection) AS flows\n\
+         FROM (SELECT {} AS bucket,\n\
+         coalesce(flow_id, concat(protocol, ' ', source_ip, ' ', destination_ip, ' ', CAST(destination_port AS VARCHAR))) AS connection\n\
+         FROM {}{})\nGROUP BY bucket",
+        bucket_of("end_time", from, width),
+        &*WITH_DROPS,
+        clause(conditions),
+    ))
 }
 
 /// What was lost over time: a row for each bucket.
@@ -263,6 +293,16 @@ fn clause(conditions: Vec<String>) -> String {
     }
 }
 
+/// What rows are taken from.
+fn relation(filters: &Filters) -> &'static str {
+    if filters.asks_for_drops() { &WITH_DROPS } else { "flows" }
+}
+
+/// Whether one interface speaks for each connection. A kernel drop speaks for itself.
+fn one_speaks(filters: &Filters) -> bool {
+    filters.one_per_connection() && !filters.asks_for_drops()
+}
+
 fn bucket_of(column: &str, from: i64, width: i64) -> String {
     format!("(CAST({column} AS BIGINT) - {from}) / {width}")
 }
@@ -272,7 +312,11 @@ fn per_connection(filters: &Filters, range: Range, keys: &str, sums: &str) -> St
 }
 
 /// Adds to each connection of a table of them what the kernel dropped of it.
-fn with_kernel_drops(connections: &str, range: Range) -> String {
+fn with_kernel_drops(connections: &str, filters: &Filters, range: Range) -> String {
+    if filters.asks_for_drops() {
+        // They are among the rows.
+        return format!("(SELECT *, 0 AS kernel_drops FROM {connections})");
+    }
     let condition = clause(times("time", "time", range));
     format!(
         "(SELECT * FROM {connections})\nLEFT JOIN (SELECT flow_id AS dropped_id, sum(packets) AS kernel_drops \
@@ -292,9 +336,10 @@ fn per_connection_as(
     let condition = conditions(filters, range);
     let rows = format!(
         "SELECT flow_id, {RANK} AS ranked, {expressions}, {sums}\n\
-         FROM flows{condition}\nGROUP BY flow_id, ranked, {keys}"
+         FROM {}{condition}\nGROUP BY flow_id, ranked, {keys}",
+        relation(filters)
     );
-    if !filters.one_per_connection() {
+    if !one_speaks(filters) {
         return format!("(SELECT *, true AS speaks FROM ({rows}))");
     }
     format!(

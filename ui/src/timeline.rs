@@ -61,6 +61,13 @@ pub(crate) async fn get(State(app): State<App>, params: Params) -> Result<Respon
         }
         bucket.bytes += number(batch, "bytes", row).unwrap_or(0);
     });
+    if let Some(sql) = statement::dropped_timeline(&filters, range, from, width) {
+        let dropped = app.ask(sql).await?;
+        dropped.each(|batch, row| {
+            let Some(bucket) = number(batch, "bucket", row) else { return };
+            buckets[place(bucket)].dropped += number(batch, "flows", row).unwrap_or(0);
+        });
+    }
     let lost = app.ask(statement::lost_timeline(range, from, width)).await?;
     lost.each(|batch, row| {
         let Some(bucket) = number(batch, "bucket", row) else { return };

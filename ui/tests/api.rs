@@ -297,3 +297,45 @@ async fn pages_and_guards() {
     let packed = api.get_with("/api/v1/openapi.json", &[("accept-encoding", "gzip")]).await;
     assert_eq!(packed.header("content-encoding"), "gzip");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_drops_are_among_what_was_dropped() {
+    let api = Api::start().await;
+    let mut live = api.follow("verdict=DROPPED&source_namespace=shop", None).await;
+    live.until("status").await;
+    api.put_flows(&[flow(1, "SOURCE", "a", "veth0", 0)]).await;
+    let drop = |flow_id, pod| columns::rows::DropRow {
+        flow_id,
+        source_pod: pod,
+        source_namespace: "shop",
+        source_workload: "web",
+        ..support::drop()
+    };
+    api.put_drops(&[drop("0000000000000001", "web-7d"), drop("", "web-8e")]).await;
+    let event = live.until("flow").await;
+    assert_eq!(event.data["drop_reason"], "POLICY_DENIED");
+    for (query, expected) in [
+        ("", 1),
+        ("verdict=DROPPED", 2),
+        ("drop_reason=POLICY_DENIED&pod=shop/web-8e", 1),
+        ("-verdict=DROPPED", 1),
+        ("verdict=DROPPED&verdict=FORWARDED", 3),
+    ] {
+        let answer = api.json(&format!("/api/v1/flows?since=1h&{query}")).await;
+        assert_eq!(answer["flows"].as_array().unwrap().len(), expected, "{query}: {answer:#}");
+    }
+    let map = api.json("/api/v1/map?since=1h").await;
+    assert_eq!(map["edges"][0]["dropped"], 3, "those of the connection: {map:#}");
+    assert_eq!(map["edges"][0]["bytes"], 3000);
+    let map = api.json("/api/v1/map?since=1h&verdict=DROPPED").await;
+    assert_eq!(map["edges"][0]["dropped"], 6, "all of them: {map:#}");
+    assert_eq!(map["edges"][0]["bytes"], 360);
+    for query in ["", "verdict=DROPPED"] {
+        let timeline = api.json(&format!("/api/v1/timeline?since=10m&{query}")).await;
+        let buckets = timeline["buckets"].as_array().unwrap();
+        let dropped: u64 = buckets.iter().map(|bucket| bucket["dropped"].as_u64().unwrap()).sum();
+        assert!(dropped >= 1, "{query}: {dropped}");
+    }
+    let one = api.json("/api/v1/flows/0000000000000001").await;
+    assert!(one["reason"].as_str().unwrap().contains("3 packets: NETFILTER_DROP"), "{one:#}");
+}

@@ -25,6 +25,7 @@ mod batch;
 mod book;
 mod commit;
 mod counters;
+mod denied;
 mod drop;
 mod expiry;
 mod flow;
@@ -41,6 +42,7 @@ pub(crate) use ledger::KIND_INSTANCE;
 use batch::Batch;
 use book::Book;
 use counters::Counters;
+use denied::Denied;
 use expiry::nanoseconds;
 use flow::Writer;
 use ledger::Ledger;
@@ -48,6 +50,7 @@ use pending::{Out, Pending};
 use ports::Seen;
 
 use crate::dimensions::DimensionRow;
+use crate::drops;
 use crate::events::Item;
 use crate::host::{Link, LinkStats};
 use crate::kernel::{Attached, Kernel, KernelError};
@@ -119,6 +122,8 @@ pub(crate) struct Accountant {
     /// Drops of this namespace by reason, as counted one interval ago: events of those have
     /// arrived, if ever.
     dropped: HashMap<u32, (u64, u64)>,
+    /// Connections whose packets were dropped by a rule.
+    denied: Denied,
     /// Number of the present walk.
     walk: u64,
 }
@@ -191,7 +196,9 @@ impl Accountant {
         let time = kernel.epoch_from_ktime(time_ns);
         let client = self.view.client(ends.source);
         self.view.names.learn(client, &answer, time);
-        self.pending.answer(ends, time, answer);
+        if self.view.tells_of(&ends, key.ifindex()) {
+            self.pending.answer(ends, time, answer);
+        }
     }
 
     /// Takes note of events that found no room in the agent's queue.
@@ -331,7 +338,9 @@ impl Accountant {
         );
         for (reason, packets, bytes) in untold {
             let name = kernel.drop_reason(reason).unwrap_or_default();
-            self.counted(now).untold_drops(&name, packets, bytes);
+            if !drops::is_none(&name, "") {
+                self.counted(now).untold_drops(&name, packets, bytes);
+            }
         }
         let (pending, mut out) = self.out(kernel, now);
         pending.write(&mut out);

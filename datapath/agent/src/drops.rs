@@ -7,11 +7,16 @@ pub(crate) const IPV4: u16 = 0x0800;
 /// See [`IPV4`].
 pub(crate) const IPV6: u16 = 0x86dd;
 
+/// Whether the kernel freed a packet that nobody lost, by reason and place: what a socket had received
+/// when it was closed (mostly its peer's FIN), and the packets of the agent's own program runs.
+pub(crate) fn is_none(kernel: &str, location: &str) -> bool {
+    bare(kernel) == "QUEUE_PURGE" || location == "bpf_prog_test_run_skb"
+}
+
 /// Hubble's reason for the kernel's (`enum skb_drop_reason`, with or without its prefix). Only
 /// where the meaning is the same; the kernel's own word stands beside it in every row.
 pub(crate) fn reason(kernel: &str) -> DropReason {
-    match kernel.strip_prefix("SKB_DROP_REASON_").or(kernel.strip_prefix("SKB_")).unwrap_or(kernel)
-    {
+    match bare(kernel) {
         // A rule that someone wrote, in whichever language.
         "NETFILTER_DROP" | "SOCKET_FILTER" | "TC_INGRESS" | "TC_EGRESS" | "XDP" | "QDISC_DROP"
         | "BPF_CGROUP_EGRESS" => DropReason::PolicyDenied,
@@ -24,6 +29,10 @@ pub(crate) fn reason(kernel: &str) -> DropReason {
         | "NEIGH_CREATEFAIL" | "NEIGH_DEAD" => DropReason::FibLookupFailed,
         _ => DropReason::Unknown,
     }
+}
+
+fn bare(kernel: &str) -> &str {
+    kernel.strip_prefix("SKB_DROP_REASON_").or(kernel.strip_prefix("SKB_")).unwrap_or(kernel)
 }
 
 #[cfg(test)]
@@ -42,5 +51,12 @@ mod tests {
         ] {
             assert_eq!(reason(kernel), expected, "{kernel}");
         }
+    }
+
+    #[test]
+    fn what_nobody_lost_is_no_drop() {
+        assert!(is_none("SKB_DROP_REASON_QUEUE_PURGE", "sk_stream_kill_queues"));
+        assert!(is_none("NOT_SPECIFIED", "bpf_prog_test_run_skb"));
+        assert!(!is_none("NOT_SPECIFIED", "ip6_mc_input"));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 
 mod message;
+mod namespaces;
 mod netlink;
 
 pub(crate) use netlink::Netlink;
@@ -22,6 +23,9 @@ pub(crate) struct Link {
     pub hardware: u16,
     pub up: bool,
     pub loopback: bool,
+    /// The other end's network namespace, by the number that this one has for it
+    /// (`IFLA_LINK_NETNSID`).
+    pub peer_netns: Option<i32>,
     pub stats: LinkStats,
 }
 
@@ -68,6 +72,8 @@ pub(crate) trait Host: std::fmt::Debug + Send {
     fn addresses(&mut self) -> io::Result<Vec<(u32, IpAddr)>>;
     /// The route to an address; `None` when there is none.
     fn route(&mut self, to: IpAddr) -> io::Result<Option<Route>>;
+    /// Other network namespaces: the number that this one has for each, and its inode.
+    fn namespaces(&mut self) -> io::Result<Vec<(i32, u32)>>;
 }
 
 // === impl Link ===

@@ -15,6 +15,7 @@ const MAX_PORTS: usize = 256;
 pub(crate) struct Metrics {
     /// Rows by protocol and reporter, resolved once.
     flows: Vec<IntCounter>,
+    flows_by_label: IntCounterVec,
     tcp_flags: [[IntCounter; 4]; 2],
     ports: Mutex<HashMap<(u8, u16), IntCounter>>,
     port_distribution: IntCounterVec,
@@ -81,6 +82,7 @@ impl Metrics {
                 .flat_map(|protocol| SUBTYPES.iter().map(move |subtype| (protocol, subtype)))
                 .map(|(p, s)| flows.with_label_values(&[p, "Trace", s, "FORWARDED"]))
                 .collect(),
+            flows_by_label: flows,
             tcp_flags: FAMILIES
                 .map(|family| FLAGS.map(|flag| flags.with_label_values(&[flag, family]))),
             ports: Mutex::new(HashMap::new()),
@@ -114,7 +116,14 @@ impl Metrics {
     }
 
     /// A row of `flows`; `first` for the first of its connection.
-    pub(crate) fn flow(&self, protocol: u8, reporter: Reporter, port: u16, first: bool) {
+    pub(crate) fn flow(
+        &self,
+        protocol: u8,
+        reporter: Reporter,
+        port: u16,
+        first: bool,
+        forwarded: bool,
+    ) {
         let protocol_index = match Protocol(protocol) {
             Protocol::TCP => 0,
             Protocol::UDP => 1,
@@ -128,7 +137,12 @@ impl Metrics {
             Reporter::Destination => 1,
             Reporter::Host | Reporter::External => 2,
         };
-        self.flows[protocol_index * SUBTYPES.len() + subtype].inc();
+        if forwarded {
+            self.flows[protocol_index * SUBTYPES.len() + subtype].inc();
+        } else {
+            let labels = [PROTOCOLS[protocol_index], "Drop", "", "DROPPED"];
+            self.flows_by_label.with_label_values(&labels).inc();
+        }
         if first && protocol_index != 2 && protocol_index != 3 {
             self.port(protocol, PROTOCOLS[protocol_index], port);
         }
@@ -217,7 +231,7 @@ mod tests {
     fn rendered_names_and_labels() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        metrics.flow(6, Reporter::Source, 443, true);
+        metrics.flow(6, Reporter::Source, 443, true, true);
         metrics.flags(true, [0, 0], [2, 2 | 16]);
         metrics.flags(true, [2, 2 | 16], [2 | 1, 2 | 16 | 4]);
         metrics.dropped("POLICY_DENIED", "TCP", 2);
@@ -225,7 +239,7 @@ mod tests {
         metrics.unattributed("eth0", "arp", 42);
         metrics.lost("spool", "evicted", 5);
         for port in 0..1000 {
-            metrics.flow(17, Reporter::Host, port, true);
+            metrics.flow(17, Reporter::Host, port, true, true);
         }
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [

@@ -188,6 +188,17 @@ impl Spool {
         self.inner.lock().log.find(boot, sequence)
     }
 
+    /// The first batch of the current boot that a reader after `after` can be told to expect. What
+    /// was evicted it cannot, and rows of `losses` say so; what it once acknowledged and now does
+    /// not have (its disk was put back to an older state) it must miss.
+    pub(crate) fn oldest_after(&self, after: Option<(&str, u64)>) -> u64 {
+        let inner = self.inner.lock();
+        match after {
+            Some((boot, _)) if boot == &*inner.boot => inner.log.last_evicted_of(boot) + 1,
+            _ => inner.log.oldest_waiting().map_or(0, |entry| entry.sequence),
+        }
+    }
+
     /// Takes an acknowledgement: batches up to it are forgotten.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ pub(crate) mod role;
 
 use crate::names::Names;
 use crate::process::Processes;
-use directory::Directory;
-use ports::Ports;
+use directory::{Directory, PartyKind};
+use ports::{Port, Ports};
 
 /// All of it.
 #[derive(Debug)]
@@ -52,6 +52,29 @@ impl View {
             ports: Ports::default(),
             names: Names::default(),
             processes,
+        }
+    }
+
+    /// Whether what passes several interfaces is to be told of at this one, if it is to be told of
+    /// once: next to the client, else next to the server, else wherever it is seen. A client on
+    /// another node is that node's to tell of.
+    pub(crate) fn tells_of(&self, ends: &Ends, ifindex: u32) -> bool {
+        let next_to = |ip: IpAddr| {
+            let pods = |port: &Port| port.pods.iter().any(|pod| pod.ips.contains(&ip));
+            self.ports.iter().find(|(_, port)| pods(port)).map(|(index, _)| index)
+        };
+        if let Some(index) = next_to(ends.source) {
+            return index == ifindex;
+        }
+        let client = self.directory.party(ends.source);
+        match client.kind {
+            PartyKind::Host => true,
+            PartyKind::Pod | PartyKind::Node
+                if !client.node.is_empty() && client.node != *self.node =>
+            {
+                false
+            }
+            _ => next_to(ends.destination).is_none_or(|index| index == ifindex),
         }
     }
 

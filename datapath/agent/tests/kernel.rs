@@ -313,3 +313,72 @@ fn a_flow_is_exported_within_a_second() {
     let rows = rows(batches);
     assert!(sums(&rows, "flows", "protocol", &["packets_out"]).contains_key("ICMPv4"));
 }
+
+/// Rows of a table as text, by the columns asked for; of a list its first value.
+fn texts(rows: &Rows, table: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for batch in rows.get(table).into_iter().flatten() {
+        let text = |name: &&str, row: usize| {
+            let column = batch.column_by_name(name).unwrap();
+            match column.as_list_opt::<i32>() {
+                Some(list) if list.is_null(row) => String::new(),
+                Some(list) => list.value(row).as_string::<i32>().value(0).to_owned(),
+                None => word(batch, name, row),
+            }
+        };
+        for row in 0..batch.num_rows() {
+            all.push(columns.iter().map(|name| text(name, row)).collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn names_processes_and_drops() {
+    let _turn = harness::serial();
+    let lab = Lab::new("agentwho");
+    let (client, server) = (lab.pod("client"), lab.pod("server"));
+    let octets = server.ipv4.octets();
+    let mut batches = Batches::new();
+    for cgroup in [None, Some(PathBuf::from("/sys/fs/cgroup/unified"))] {
+        lab.observe(Config { cgroup, ..lab.config() }, &mut batches, |_| {
+            // An answer from the server pod's port 53, then a connection to what it says.
+            let mut answer = b"\x00\x01\x84\x00\x00\x01\x00\x01\x00\x00\x00\x00\x03www\x04shop\
+                \x00\x00\x01\x00\x01\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04"
+                .to_vec();
+            answer.extend(octets);
+            let to = SocketAddr::new(client.ipv4.into(), 5353);
+            let send = || std::net::UdpSocket::bind("0.0.0.0:53").unwrap().send_to(&answer, to);
+            server.netns.run(send).unwrap().unwrap();
+            std::thread::sleep(Duration::from_millis(700));
+            ping(&client.netns, server.ipv4.into(), 1, 56).unwrap();
+            // Nobody listens: the kernel drops it.
+            datagrams(&client.netns, SocketAddr::new(server.ipv4.into(), 9), 5, 100, false)
+                .unwrap();
+            // A program of the node itself, that stays for a while.
+            let talk = || {
+                let listener = std::net::TcpListener::bind("127.0.0.1:7777").unwrap();
+                let _stream = std::net::TcpStream::connect("127.0.0.1:7777").unwrap();
+                let _accepted = listener.accept().unwrap();
+                std::thread::sleep(Duration::from_secs(6));
+            };
+            lab.node().netns.run(talk).unwrap();
+        });
+    }
+    let rows = rows(batches);
+    let flows =
+        texts(&rows, "flows", &["protocol", "destination_names", "process_name", "reporter"]);
+    assert!(flows.iter().any(|row| row[0] == "ICMPv4" && row[1] == "www.shop"), "{flows:?}");
+    for reporter in ["SOURCE", "DESTINATION"] {
+        let known =
+            |row: &&Vec<String>| row[0] == "TCP" && !row[2].is_empty() && row[3] == reporter;
+        assert!(flows.iter().filter(known).count() >= 2, "{reporter}: {flows:?}");
+    }
+    let answers = texts(&rows, "l7", &["query", "qtypes", "ips"]);
+    let expected = ["www.shop", "A", &server.ipv4.to_string()];
+    assert!(answers.iter().any(|row| *row == expected), "{answers:?}");
+    let drops = texts(&rows, "drops", &["kernel_reason", "destination_pod", "drop_location"]);
+    let dropped = |row: &&Vec<String>| row[0] == "NO_SOCKET" && row[1] == "server";
+    let row = drops.iter().find(dropped).unwrap_or_else(|| panic!("{drops:?}"));
+    assert!(row[2].contains("udp"), "{row:?}");
+}

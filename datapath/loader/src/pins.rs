@@ -219,7 +219,7 @@ pub(crate) fn is_bpffs(path: &Path) -> bool {
     // SAFETY: the path is NUL-terminated, and the call writes one structure.
     let result = unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) };
     // SAFETY: zeroed, then written by the kernel; integers only.
-    result == 0 && unsafe { stat.assume_init() }.f_type as i64 == BPF_FS_MAGIC
+    result == 0 && unsafe { stat.assume_init() }.f_type == BPF_FS_MAGIC
 }
 
 fn mount(path: &Path) -> io::Result<()> {

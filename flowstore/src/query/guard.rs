@@ -37,7 +37,8 @@ pub(super) fn parse(sql: &str, max_bytes: usize) -> Result<Statement, QueryError
     let tokens =
         Tokenizer::new(&dialect, sql).tokenize().map_err(|error| invalid(error.to_string()))?;
     check_chains(&tokens)?;
-    let mut statements = DFParserBuilder::new(sql)
+    let plain = with_columns_quoted(tokens);
+    let mut statements = DFParserBuilder::new(plain.as_deref().unwrap_or(sql))
         .with_dialect(&dialect)
         .with_recursion_limit(MAX_NESTING)
         .build()
@@ -61,6 +62,23 @@ pub(super) fn parse(sql: &str, max_bytes: usize) -> Result<Statement, QueryError
     }
     unfold::bare_functions(&mut statement);
     Ok(statement)
+}
+
+/// The text with the columns quoted whose names the parser takes for the end of a list (`CLUSTER BY` of
+/// other engines, after a comma that it would let trail); none where there are none.
+fn with_columns_quoted(mut tokens: Vec<Token>) -> Option<String> {
+    let mut found = false;
+    for token in &mut tokens {
+        if let Token::Word(word) = token
+            && word.keyword == Keyword::CLUSTER
+            && word.quote_style.is_none()
+        {
+            "cluster".clone_into(&mut word.value);
+            word.quote_style = Some('"');
+            found = true;
+        }
+    }
+    found.then(|| tokens.iter().map(Token::to_string).collect())
 }
 
 /// Only statements that read pass; whatever is added to SQL later does not.
@@ -207,6 +225,8 @@ mod tests {
             "SHOW COLUMNS FROM flows",
             "DESCRIBE flows",
             "SELECT 1;",
+            "SELECT node, cluster FROM flows -- cluster, and 'cluster'",
+            "SELECT 'cluster' AS a, CLUSTER, f.cluster FROM flows f ORDER BY cluster, node",
         ] {
             assert_eq!(outcome(sql), Ok(()), "{sql}");
         }

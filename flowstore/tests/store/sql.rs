@@ -70,6 +70,30 @@ async fn the_catalogue_is_listed() {
     assert_eq!(number(&store, sql).await, columns::Table::Flows.columns().len() as u64);
 }
 
+/// No column's name is a word that means something else where a user would write it.
+#[tokio::test]
+async fn every_column_can_be_named_anywhere() {
+    let (_dir, store) = filled().await;
+    let sql = "SELECT table_schema, table_name, column_name FROM information_schema.columns \
+               WHERE table_schema IN ('public', 'system')";
+    let columns = rows(&store, sql).await;
+    assert!(columns.len() > 100);
+    for column in &columns {
+        let [schema, table, name] =
+            ["table_schema", "table_name", "column_name"].map(|key| column[key].as_str().unwrap());
+        let sql = format!(
+            "SELECT 1, {name}, t.{name} AS x FROM {schema}.{table} AS t \
+             WHERE {name} IS NOT NULL ORDER BY {name} LIMIT 1"
+        );
+        rows(&store, &sql).await;
+        let sql =
+            format!("SELECT 1, {name}, count(*) FROM {schema}.{table} GROUP BY 1, {name} LIMIT 1");
+        rows(&store, &sql).await;
+    }
+    let sql = "SELECT node, cluster FROM flows LIMIT 1";
+    assert_eq!(rows(&store, sql).await.remove(0)["node"], "a");
+}
+
 #[tokio::test]
 async fn the_store_tells_about_itself() {
     let (_dir, store) = filled().await;

@@ -25,30 +25,30 @@ use wire::export::{
     SubscribeResponse,
 };
 
-pub const NODE: &str = "node-a";
+pub(crate) const NODE: &str = "node-a";
 
 /// What the agent has: batches by number, oldest first, until they are acknowledged.
 #[derive(Debug, Default)]
-pub struct Spool {
-    pub boot: String,
-    pub batches: Vec<Batch>,
+pub(crate) struct Spool {
+    pub(crate) boot: String,
+    pub(crate) batches: Vec<Batch>,
     /// What `Hello` says it can still send; `None` for the first of `batches`.
-    pub oldest: Option<u64>,
+    pub(crate) oldest: Option<u64>,
     /// Where each stream asked to start.
-    pub starts: Vec<Option<u64>>,
+    pub(crate) starts: Vec<Option<u64>>,
     /// Every acknowledgement that came.
-    pub acks: Vec<u64>,
+    pub(crate) acks: Vec<u64>,
     /// Batches handed to the stream, repeats included.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// How many streams to refuse first.
-    pub refuse: u32,
+    pub(crate) refuse: u32,
 }
 
 /// A fake agent on a unix socket.
 #[derive(Debug)]
-pub struct Agent {
-    pub socket: PathBuf,
-    pub spool: Arc<Mutex<Spool>>,
+pub(crate) struct Agent {
+    pub(crate) socket: PathBuf,
+    pub(crate) spool: Arc<Mutex<Spool>>,
     changed: Arc<watch::Sender<u64>>,
     stop: StopToken,
 }
@@ -63,7 +63,7 @@ struct Service {
 // === impl Agent ===
 
 impl Agent {
-    pub fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         let spool = Arc::new(Mutex::new(Spool { boot: "boot-1".to_owned(), ..Spool::default() }));
         Self::serve(directory, spool)
     }
@@ -92,22 +92,22 @@ impl Agent {
     }
 
     /// Ends it and starts another over the same spool.
-    pub async fn restart(self, directory: &Path) -> Self {
+    pub(crate) async fn restart(self, directory: &Path) -> Self {
         self.stop.stop();
         tokio::time::sleep(Duration::from_millis(100)).await;
         Self::serve(directory, Arc::clone(&self.spool))
     }
 
-    pub fn peer(&self) -> relay::Peer {
+    pub(crate) fn peer(&self) -> relay::Peer {
         relay::Peer::new(&format!("unix://{}", self.socket.display())).unwrap()
     }
 
     /// Adds a batch with one flow of that id.
-    pub fn add(&self, sequence: u64) {
+    pub(crate) fn add(&self, sequence: u64) {
         self.add_parts(sequence, vec![flow_part(sequence)]);
     }
 
-    pub fn add_parts(&self, sequence: u64, parts: Vec<Part>) {
+    pub(crate) fn add_parts(&self, sequence: u64, parts: Vec<Part>) {
         let mut spool = self.spool.lock();
         let position = Position { boot_id: spool.boot.clone(), sequence };
         spool.batches.push(Batch { position: Some(position), parts, closed_at: now() });
@@ -116,7 +116,7 @@ impl Agent {
     }
 
     /// Waits until a batch is acknowledged.
-    pub async fn acked(&self, sequence: u64) {
+    pub(crate) async fn acked(&self, sequence: u64) {
         let spool = Arc::clone(&self.spool);
         until(&format!("{sequence} is acknowledged"), || {
             spool.lock().acks.last().is_some_and(|last| *last >= sequence)
@@ -242,7 +242,7 @@ impl Service {
 
 /// A part with one flow whose bytes are 2 to the power of `sequence`, so that a sum tells which
 /// are there and how often.
-pub fn flow_part(sequence: u64) -> Part {
+pub(crate) fn flow_part(sequence: u64) -> Part {
     let mut builder = BatchBuilder::new(Table::Flows);
     let flow_id = format!("{sequence:016x}");
     FlowRow {
@@ -260,13 +260,13 @@ pub fn flow_part(sequence: u64) -> Part {
     Part { table: "flows".to_owned(), rows: 1, ipc: ipc.into() }
 }
 
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     since.as_nanos() as i64
 }
 
 /// Waits until something holds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if holds() {
             return;
@@ -277,7 +277,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// The answer of a query, as rows of text.
-pub async fn ask(store: &Store, sql: &str) -> Vec<Vec<String>> {
+pub(crate) async fn ask(store: &Store, sql: &str) -> Vec<Vec<String>> {
     let stream = store.query(QueryRequest::new(sql)).await.unwrap();
     let (batches, _) = stream.collect().await.unwrap();
     let mut rows = Vec::new();

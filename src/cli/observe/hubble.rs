@@ -17,7 +17,8 @@ pub(super) struct Response<'a> {
 #[derive(Serialize)]
 struct Flow<'a> {
     time: String,
-    uuid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,8 +231,10 @@ impl<'a> Flow<'a> {
         let (source, destination) = (row.source(), row.destination());
         let cluster = row.cluster.as_deref();
         let point = row.point();
-        let desc = row.drop_reason.as_deref().filter(|_| row.dropped());
-        let number = desc.and_then(reasons::by_name).map(|(number, _)| number);
+        let reason = row.drop_reason.as_deref().filter(|_| row.dropped());
+        let number = reason.and_then(reasons::by_name).map(|(number, _)| number);
+        // The kernel's own words are none of Hubble's.
+        let desc = reason.filter(|_| number.is_some());
         let event_type = match (point, number) {
             (Some(point), _) => EventType {
                 kind: 4,
@@ -246,7 +249,7 @@ impl<'a> Flow<'a> {
         };
         Self {
             time: trimmed(&row.end_time),
-            uuid: &row.flow_id,
+            uuid: row.flow_id.as_deref(),
             verdict: row.verdict.as_deref(),
             drop_reason: number,
             ip: Ip {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Row {
-    pub(super) flow_id: String,
+    pub(super) flow_id: Option<String>,
     pub(super) seq: Option<u32>,
     pub(super) end_time: String,
     pub(super) cluster: Option<String>,
@@ -45,6 +45,16 @@ pub(super) struct Row {
     pub(super) tcp_flags: Option<Vec<String>>,
     pub(super) icmp_type: Option<u8>,
     pub(super) icmp_code: Option<u8>,
+}
+
+/// What tells a row from every other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    flow_id: Option<String>,
+    end_time: String,
+    node: Option<String>,
+    interface: Option<String>,
+    seq: Option<u32>,
 }
 
 /// One end of a flow.
@@ -165,8 +175,14 @@ impl Row {
     }
 
     /// What tells this row from every other.
-    pub(super) fn key(&self) -> (String, Option<String>, Option<String>, Option<u32>) {
-        (self.flow_id.clone(), self.node.clone(), self.interface.clone(), self.seq)
+    pub(super) fn key(&self) -> Key {
+        Key {
+            flow_id: self.flow_id.clone(),
+            end_time: self.end_time.clone(),
+            node: self.node.clone(),
+            interface: self.interface.clone(),
+            seq: self.seq,
+        }
     }
 }
 

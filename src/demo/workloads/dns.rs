@@ -35,8 +35,11 @@ pub(super) struct Names {
     server: SocketAddr,
     next_id: AtomicU16,
     turn: AtomicU16,
-    cache: Mutex<HashMap<(String, Family), (Instant, Vec<IpAddr>)>>,
+    cache: Mutex<Cache>,
 }
+
+/// By name and family: until when the answer holds, and the answer.
+type Cache = HashMap<(String, Family), (Instant, Vec<IpAddr>)>;
 
 /// Names and addresses; answers start at another address each time.
 #[derive(Debug, Default)]
@@ -216,7 +219,7 @@ impl Names {
         Ok(addresses.get(turn % addresses.len().max(1)).copied())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Family), (Instant, Vec<IpAddr>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

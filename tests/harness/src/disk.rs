@@ -1,10 +1,10 @@
-//! A small disk: what fits is known, and it can be made larger later.
+//! A small disk, to be filled.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::netns::output;
-use crate::{Result, Run};
+use crate::{Result, Run, file_error};
 
 /// A file system of its own (tmpfs); unmounted with the run.
 #[derive(Debug)]
@@ -31,13 +31,14 @@ impl SmallDisk {
         &self.path
     }
 
-    /// Makes it `kib` KiB large.
+    /// Bytes that are free.
     ///
     /// # Errors
-    /// When more than that is in use.
-    pub fn resize(&self, kib: u64) -> Result<()> {
-        let options = format!("remount,size={kib}k");
-        output(Command::new("mount").args(["-o", &options]).arg(&self.path)).map(drop)
+    /// When it is not there any more.
+    pub fn free(&self) -> Result<u64> {
+        let said = rustix::fs::statvfs(&self.path);
+        let said = said.map_err(|errno| file_error(&self.path)(errno.into()))?;
+        Ok(said.f_bavail * said.f_frsize)
     }
 }
 

@@ -26,6 +26,11 @@ impl Metrics {
         Ok(Self { text: answer.text() })
     }
 
+    /// All of it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Sum of the samples of `name` that have every one of `labels`.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.samples(name)

@@ -44,43 +44,43 @@ impl Backend for Fixed {
 }
 
 /// A server and a client of it.
-pub struct Api {
-    pub address: SocketAddr,
-    pub store: Store,
+pub(crate) struct Api {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Store,
     client: Client<HttpConnector, Full<Bytes>>,
     stop: StopToken,
     _directory: tempfile::TempDir,
 }
 
 /// An answer, read to its end.
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// A live stream.
-pub struct Live {
+pub(crate) struct Live {
     body: Incoming,
     buffer: String,
 }
 
 /// A server-sent event.
 #[derive(Debug)]
-pub struct Event {
-    pub kind: String,
-    pub id: Option<String>,
-    pub data: Value,
+pub(crate) struct Event {
+    pub(crate) kind: String,
+    pub(crate) id: Option<String>,
+    pub(crate) data: Value,
 }
 
 // === impl Api ===
 
 impl Api {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut ui::Config)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ui::Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
         let stages = stage::Registry::new();
@@ -94,12 +94,11 @@ impl Api {
             Server::bind(config, store.clone(), backend, &registry, &stages).await.unwrap();
         let address = server.local_addr();
         tokio::spawn(server.run(stop.clone()));
-        // A connection for each request: one kept open may be closed by the server just then.
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+        let client = Client::builder(TokioExecutor::new()).build_http();
         Self { address, store, client, stop, _directory: directory }
     }
 
-    pub async fn put_flows(&self, rows: &[FlowRow<'_>]) {
+    pub(crate) async fn put_flows(&self, rows: &[FlowRow<'_>]) {
         let mut builder = BatchBuilder::new(Table::Flows);
         for row in rows {
             row.push(&mut builder);
@@ -107,7 +106,15 @@ impl Api {
         self.put(Table::Flows, builder).await;
     }
 
-    pub async fn put_losses(&self, rows: &[LossRow<'_>]) {
+    pub(crate) async fn put_drops(&self, rows: &[columns::rows::DropRow<'_>]) {
+        let mut builder = BatchBuilder::new(Table::Drops);
+        for row in rows {
+            row.push(&mut builder);
+        }
+        self.put(Table::Drops, builder).await;
+    }
+
+    pub(crate) async fn put_losses(&self, rows: &[LossRow<'_>]) {
         let mut builder = BatchBuilder::new(Table::Losses);
         for row in rows {
             row.push(&mut builder);
@@ -120,11 +127,11 @@ impl Api {
         self.store.append_local(vec![(table, bytes.into())]).await.unwrap();
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[]).await
     }
 
-    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut request = Request::get(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -133,20 +140,20 @@ impl Api {
     }
 
     /// The JSON of an answer that must be fine.
-    pub async fn json(&self, path: &str) -> Value {
+    pub(crate) async fn json(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         answer.parse()
     }
 
-    pub async fn post(&self, path: &str, kind: &str, body: String) -> Answer {
+    pub(crate) async fn post(&self, path: &str, kind: &str, body: String) -> Answer {
         let request = Request::post(format!("http://{}{path}", self.address))
             .header("content-type", kind)
             .body(Full::from(body));
         self.send(request.unwrap()).await
     }
 
-    pub async fn post_sql(&self, query: &str, accept: &str) -> Answer {
+    pub(crate) async fn post_sql(&self, query: &str, accept: &str) -> Answer {
         let request = Request::post(format!("http://{}/api/v1/sql", self.address))
             .header("content-type", "text/plain")
             .header("accept", accept)
@@ -161,7 +168,7 @@ impl Api {
         Answer { status: head.status.as_u16(), headers: head.headers, body }
     }
 
-    pub async fn follow(&self, query: &str, last: Option<&str>) -> Live {
+    pub(crate) async fn follow(&self, query: &str, last: Option<&str>) -> Live {
         let uri = format!("http://{}/api/v1/flows?follow=true&{query}", self.address);
         let mut request = Request::get(uri);
         if let Some(last) = last {
@@ -183,21 +190,21 @@ impl Drop for Api {
 // === impl Answer ===
 
 impl Answer {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn parse(&self) -> Value {
+    pub(crate) fn parse(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The code of an error.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let body = self.parse();
         assert!(body["error"]["message"].is_string(), "{body}");
         body["error"]["code"].as_str().unwrap().to_owned()
@@ -207,7 +214,7 @@ impl Answer {
 // === impl Live ===
 
 impl Live {
-    pub async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let text: String = self.buffer.drain(..end + 2).collect();
@@ -226,7 +233,7 @@ impl Live {
         }
     }
 
-    pub async fn until(&mut self, kind: &str) -> Event {
+    pub(crate) async fn until(&mut self, kind: &str) -> Event {
         loop {
             let event = self.next().await;
             if event.kind == kind {
@@ -237,7 +244,7 @@ impl Live {
 }
 
 /// A flow from shop/web to data/redis, a moment ago.
-pub fn flow(
+pub(crate) fn flow(
     id: u64,
     reporter: &'static str,
     node: &'static str,
@@ -296,7 +303,7 @@ pub fn flow(
 }
 
 /// A loss, a moment ago.
-pub fn loss(
+pub(crate) fn loss(
     node: &'static str,
     stage: &'static str,
     cause: &'static str,
@@ -313,4 +320,26 @@ fn leak(text: String) -> &'static str {
 fn list(words: &[&str]) -> &'static [String] {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     Box::leak(words.into_boxed_slice())
+}
+
+/// Three packets from shop/web to data/redis that the kernel dropped a moment ago.
+pub(crate) fn drop() -> columns::rows::DropRow<'static> {
+    columns::rows::DropRow {
+        time: ui::time::now() - 1_000_000_000,
+        cluster: "default",
+        node: "a",
+        interface: "veth0",
+        protocol: "TCP",
+        source_ip: "10.0.0.1",
+        destination_ip: "10.96.0.9",
+        destination_port: Some(6379),
+        destination_namespace: "data",
+        destination_workload: "redis",
+        drop_reason: "POLICY_DENIED",
+        kernel_reason: "NETFILTER_DROP",
+        drop_location: "nf_hook_slow",
+        packets: 3,
+        bytes: 180,
+        ..columns::rows::DropRow::default()
+    }
 }

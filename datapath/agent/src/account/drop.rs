@@ -10,19 +10,18 @@ use crate::kernel::Kernel;
 use crate::view;
 
 impl Accountant {
-    /// Takes a drop of the agent's own namespace, or of a packet of an endpoint of this node.
+    /// Takes a drop in the agent's own namespace, or in that of a pod of this node: there it is told
+    /// of the pod's interface, for the one inside the pod has a number of the pod's own.
     pub(crate) fn take_drop(&mut self, kernel: &dyn Kernel, event: &DropEvent) {
-        if event.netns != self.settings.netns && !self.concerns_endpoint(event) {
-            return;
+        let mut event = *event;
+        if event.netns != self.settings.netns {
+            let Some(ifindex) = self.view.ports.of_netns(event.netns) else { return };
+            event.ifindex = ifindex;
         }
-        let flow = self.flow_of(event);
-        self.pending.drop(event, kernel.epoch_from_ktime(event.time_ns), flow);
-    }
-
-    fn concerns_endpoint(&self, event: &DropEvent) -> bool {
-        let ends = [&event.source, &event.destination].map(view::address);
-        let mut pods = self.view.ports.iter().flat_map(|(_, port)| &port.pods);
-        pods.any(|pod| pod.ips.iter().any(|ip| ends.contains(ip)))
+        let time = kernel.epoch_from_ktime(event.time_ns);
+        self.denied.note(&event, time);
+        let flow = self.flow_of(&event);
+        self.pending.drop(&event, time, flow);
     }
 
     /// The connection that the packet belonged to. For TCP it must be known, because its initial

@@ -8,11 +8,13 @@ use columns::Table;
 use columns::rows::FlowRow;
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::reported::TOTALS;
-use model::{FlowId, Protocol, Verdict};
+use model::{DropReason, FlowId, Protocol, Verdict};
 
 use super::batch::Batch;
 use super::book::{Account, PER_DIRECTION};
+use super::denied::Denied;
 use super::expiry::Close;
+use crate::drops;
 use crate::kernel::Kernel;
 use crate::metrics::{Metrics, state_name};
 use crate::process::ProcessName;
@@ -48,6 +50,7 @@ pub(super) struct Sources<'a> {
     pub(super) view: &'a mut View,
     pub(super) kernel: &'a dyn Kernel,
     pub(super) metrics: &'a Metrics,
+    pub(super) denied: &'a Denied,
     pub(super) now: i64,
 }
 
@@ -81,7 +84,9 @@ impl Writer {
         let port = view.ports.get(key.ifindex()).unwrap_or(&unknown);
         let (reporter, direction) = port.role(&ends, &view.directory);
         let first = interval.seq == 0;
-        sources.metrics.flow(key.protocol(), reporter, ends.destination_port, first);
+        let judged = Judged::of(sources, key, value, &ends, interval);
+        let forwarded = judged.verdict == Verdict::Forwarded;
+        sources.metrics.flow(key.protocol(), reporter, ends.destination_port, first, forwarded);
 
         spell(&mut self.source, ends.source);
         spell(&mut self.destination, ends.destination);
@@ -126,7 +131,9 @@ impl Writer {
             destination_service_namespace: service.map_or("", |service| &service.namespace),
             process_name: process.map_or("", |process| &process.name),
             pid: process.map(|process| process.pid),
-            verdict: Verdict::Forwarded.name(),
+            verdict: judged.verdict.name(),
+            drop_reason: judged.reason,
+            drop_location: &judged.location,
             packets_out: delta[out],
             bytes_out: delta[out + 1],
             extra_segments_out: delta[out + 2],
@@ -243,6 +250,43 @@ fn icmp(key: &ConnKey, value: &ConnValue) -> Option<(u8, u8)> {
         Protocol::ICMPV6 if matches!(kind, 1..=4 | 130..=143) && code < 8 => Some((kind, code)),
         Protocol::ICMPV6 => Some((128, 0)),
         _ => None,
+    }
+}
+
+/// What became of the packets.
+struct Judged {
+    verdict: Verdict,
+    reason: &'static str,
+    location: String,
+}
+
+// === impl Judged ===
+
+impl Judged {
+    /// Dropped is what a rule dropped in this interval and what nothing ever answered: one packet
+    /// lost of a conversation is no verdict on it.
+    fn of(
+        sources: &Sources<'_>,
+        key: &ConnKey,
+        value: &ConnValue,
+        ends: &Ends,
+        interval: &Interval,
+    ) -> Self {
+        let answered = value.dirs[ends.out ^ 1].packets != 0;
+        let denial = sources.denied.of(key, interval.start);
+        let denial = denial.filter(|_| !answered && !interval.before).and_then(|denial| {
+            let kernel = sources.kernel.drop_reason(denial.reason)?;
+            let reason = drops::reason(&kernel);
+            (reason != DropReason::Unknown).then_some((reason, denial.location))
+        });
+        match denial {
+            Some((reason, location)) => Self {
+                verdict: Verdict::Dropped,
+                reason: reason.name(),
+                location: sources.kernel.symbol(location).unwrap_or_default(),
+            },
+            None => Self { verdict: Verdict::Forwarded, reason: "", location: String::new() },
+        }
     }
 }
 

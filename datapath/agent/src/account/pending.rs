@@ -182,6 +182,9 @@ impl Out<'_> {
         let (source_end, destination_end) = (end(source), end(destination));
         let reason = self.kernel.drop_reason(kind.reason).unwrap_or_default();
         let location = self.kernel.symbol(kind.location).unwrap_or_default();
+        if drops::is_none(&reason, &location) {
+            return;
+        }
         let has_ports =
             ip && matches!(Protocol(kind.protocol), Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         let name = if ip { Protocol(kind.protocol).name() } else { "".into() };

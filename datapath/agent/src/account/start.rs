@@ -8,6 +8,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::batch::Batch;
 use super::book::{self, Account, Book, Resolved};
+use super::denied::Denied;
 use super::flow::Writer;
 use super::ledger::{KIND_INSTANCE, Ledger};
 use super::pending::Pending;
@@ -75,6 +76,7 @@ impl Accountant {
             stopping: false,
             rows: 0,
             dropped: HashMap::new(),
+            denied: Denied::default(),
             walk: 0,
         };
         accountant.take_up(kernel, found, sequence, closed_at)?;

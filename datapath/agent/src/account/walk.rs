@@ -34,6 +34,7 @@ impl Accountant {
         now: i64,
     ) -> Result<Vec<(ConnKey, u64, Close)>, Failure> {
         self.walk += 1;
+        self.denied.expire(now);
         let mut walk = Walk {
             over: Vec::new(),
             idle: Vec::new(),

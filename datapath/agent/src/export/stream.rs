@@ -35,6 +35,7 @@ pub(super) struct Subscription {
     shared: Arc<Shared>,
     inbound: Streaming<SubscribeRequest>,
     relay: String,
+    after: Option<Position>,
     /// Set if this stream's acknowledgements count.
     claim: Option<u64>,
     window: u64,
@@ -56,13 +57,13 @@ impl Subscription {
     ) -> Self {
         let claim = shared.claim(&start.relay);
         let after = start.after.as_ref();
-        // Of a boot that this spool does not know, the relay has something else, or nothing of
-        // what is here: then everything is sent, and the relay tells what is new.
-        let found = after.and_then(|after| shared.spool.find(&after.boot_id, after.sequence));
-        let cursor = found.unwrap_or(0);
-        if let Some(after) = after.filter(|_| claim.is_some() && found.is_some()) {
+        if let Some(after) = after.filter(|_| claim.is_some()) {
             trim(&shared, after);
         }
+        // Of a boot that this spool does not know, the relay has something else, or nothing of
+        // what is here: then everything is sent that was not acknowledged.
+        let found = after.and_then(|after| shared.spool.find(&after.boot_id, after.sequence));
+        let cursor = found.unwrap_or(0).max(shared.spool.state().acked);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let window = if start.window == 0 { WINDOW } else { start.window.min(MAX_WINDOW) };
@@ -71,6 +72,7 @@ impl Subscription {
             shared,
             inbound,
             relay: start.relay,
+            after: start.after,
             claim,
             window: u64::from(window),
             sent: cursor,
@@ -149,15 +151,17 @@ impl Subscription {
     }
 
     fn hello(&self) -> Hello {
-        let state = self.shared.spool.state();
+        let spool = &self.shared.spool;
+        let after = self.after.as_ref().map(|after| (after.boot_id.as_str(), after.sequence));
+        let (oldest, newest) = (spool.oldest_after(after), spool.state().newest);
         self.shared.status.update(|report| Hello {
             node: report.node.clone(),
             cluster: report.cluster.clone(),
             boot_id: report.boot_id.clone(),
             version: VERSION.to_owned(),
             mode: report.mode.to_owned(),
-            oldest: state.oldest,
-            newest: state.newest,
+            oldest,
+            newest,
         })
     }
 

@@ -13,6 +13,8 @@ pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_GETADDR: u16 = 22;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_NEWNSID: u16 = 88;
+pub(super) const RTM_GETNSID: u16 = 90;
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
 
@@ -23,7 +25,10 @@ const IFF_LOOPBACK: u32 = 8;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
@@ -32,11 +37,12 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
-/// Length of `struct nlmsghdr`, `ifinfomsg`, `ifaddrmsg`, `rtmsg`.
+/// Length of `struct nlmsghdr`, `ifinfomsg`, `ifaddrmsg`, `rtmsg`, and `rtgenmsg` with its padding.
 const HEADER: usize = 16;
 const IFINFO: usize = 16;
 const IFADDR: usize = 8;
 const ROUTE: usize = 12;
+const GENERAL: usize = 4;
 
 /// One message of an answer.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +78,15 @@ pub(super) fn route_to(address: IpAddr, sequence: u32) -> Vec<u8> {
     body.extend(RTA_DST.to_ne_bytes());
     body.extend(octets);
     request(RTM_GETROUTE, NLM_F_REQUEST, sequence, &body)
+}
+
+/// A request for the number of the namespace that the open file `fd` stands for.
+pub(super) fn nsid_of(fd: i32, sequence: u32) -> Vec<u8> {
+    let mut body = vec![0; GENERAL];
+    body.extend(8u16.to_ne_bytes());
+    body.extend(NETNSA_FD.to_ne_bytes());
+    body.extend(fd.to_ne_bytes());
+    request(RTM_GETNSID, NLM_F_REQUEST, sequence, &body)
 }
 
 fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
@@ -120,6 +135,7 @@ pub(super) fn link(body: &[u8]) -> Option<Link> {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_STATS64 => link.stats = stats(value)?,
+            IFLA_LINK_NETNSID => link.peer_netns = u32_at(value, 0).map(u32::cast_signed),
             IFLA_LINKINFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                 link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
@@ -139,6 +155,13 @@ fn stats(value: &[u8]) -> Option<LinkStats> {
         rx_dropped: u64_at(value, 48)?,
         tx_dropped: u64_at(value, 56)?,
     })
+}
+
+/// Reads a namespace's number; `None` when it has none here.
+pub(super) fn nsid(body: &[u8]) -> Option<i32> {
+    let found = attributes(body.get(GENERAL..)?).find(|(kind, _)| *kind == NETNSA_NSID);
+    // NETNSA_NSID_NOT_ASSIGNED is -1.
+    found.and_then(|(_, value)| u32_at(value, 0)).map(u32::cast_signed).filter(|id| *id >= 0)
 }
 
 /// Reads an interface's address.

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::message::{self, Message};
-use super::{Changes, Host, Link, LinkStats, Route};
+use super::{Changes, Host, Link, LinkStats, Route, namespaces};
 
 /// Multicast groups: links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
 /// (`RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `…_ROUTE`, `RTMGRP_IPV6_IFADDR`, `…_ROUTE`).
@@ -161,6 +161,23 @@ impl Host for Netlink {
             Err(error) if unreachable(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn namespaces(&mut self) -> io::Result<Vec<(i32, u32)>> {
+        let mut known = Vec::new();
+        for (inode, file) in namespaces::find() {
+            let request = message::nsid_of(file.as_raw_fd(), self.next());
+            let asked = self.ask(&request, false, |message| {
+                if message.kind == message::RTM_NEWNSID {
+                    known.extend(message::nsid(message.body).map(|id| (id, inode)));
+                }
+            });
+            // A namespace that has just ended is none of ours any more.
+            if let Err(error) = asked {
+                tracing::debug!(inode, %error, "a namespace has no number");
+            }
+        }
+        Ok(known)
     }
 }
 

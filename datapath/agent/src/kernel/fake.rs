@@ -113,7 +113,7 @@ impl World {
         hot.packets += 1;
         hot.bytes += bytes;
         hot.last = now;
-        if bytes % 7 == 0 {
+        if bytes.is_multiple_of(7) {
             value.more[direction].extra_segments += 2;
             value.more[direction].extra_bytes += 80;
         }

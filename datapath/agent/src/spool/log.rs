@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::record::{DataHead, FRAME, Header, Record, Stored, Totals};
+use super::record::{DataHead, FRAME, Header, Mark, Record, Stored, Totals};
 use super::{Cursor, Disk, position};
 
 mod load;
@@ -159,9 +159,9 @@ impl Log {
         let Some(cursor) = self.find(boot, sequence).filter(|cursor| *cursor > self.acked) else {
             return Ok(0);
         };
-        self.append(&Record::Ack { boot: boot.to_owned(), sequence }.encode())?;
-        self.summary.acked_boot = boot.to_owned();
-        self.summary.acked_sequence = sequence;
+        let mark = Mark { boot: boot.to_owned(), sequence };
+        self.append(&Record::Ack(mark.clone()).encode())?;
+        self.summary.acked = mark;
         let before = self.waiting().len();
         self.acked = cursor;
         let gone = before - self.waiting().len();
@@ -176,14 +176,18 @@ impl Log {
         };
         let through = oldest.number;
         let (mut lost, mut told) = (Totals::default(), self.summary.told);
+        let mut last = self.summary.last_evicted.clone();
         for entry in self.waiting().take_while(|entry| entry.segment == through) {
             let bytes = (FRAME + entry.body) as u64;
             lost = lost + Totals { batches: 1, flows: entry.flows, bytes };
             told = told - entry.told;
+            last = Mark { boot: self.boot_of(entry).to_owned(), sequence: entry.sequence };
         }
         let evicted = self.summary.evicted + lost;
-        self.append(&Record::Evict { through, evicted, told }.encode())?;
+        let record = Record::Evict { through, evicted, told, last: last.clone() };
+        self.append(&record.encode())?;
         (self.summary.evicted, self.summary.told) = (evicted, told);
+        self.summary.last_evicted = last;
         self.summary.evicted_through = through;
         self.remove_oldest();
         Ok(Some(lost))
@@ -296,6 +300,16 @@ impl Log {
 
     pub(super) fn evicted(&self) -> Totals {
         self.summary.evicted
+    }
+
+    fn boot_of(&self, entry: &Entry) -> &str {
+        &self.boots[entry.boot]
+    }
+
+    /// The last batch of `boot` that was evicted; 0 when there is none.
+    pub(super) fn last_evicted_of(&self, boot: &str) -> u64 {
+        let last = &self.summary.last_evicted;
+        if last.boot == boot { last.sequence } else { 0 }
     }
 
     /// Evictions that no batch tells of.

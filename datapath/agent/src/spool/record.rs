@@ -49,22 +49,27 @@ pub(crate) struct Totals {
     pub bytes: u64,
 }
 
+/// A batch by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Mark {
+    pub boot: String,
+    pub sequence: u64,
+}
+
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     Header(Header),
     Data(Data),
     /// The relay has made everything up to here durable.
-    Ack {
-        boot: String,
-        sequence: u64,
-    },
+    Ack(Mark),
     /// Segments up to `through` are given up; `evicted` is the sum over all evictions so far, `told`
     /// as much of it as batches tell of that were not evicted themselves.
     Evict {
         through: u64,
         evicted: Totals,
         told: Totals,
+        last: Mark,
     },
 }
 
@@ -77,12 +82,13 @@ pub(crate) struct Header {
     pub last_sequence: u64,
     /// When that was closed.
     pub last_closed_at: i64,
-    pub acked_boot: String,
-    pub acked_sequence: u64,
+    pub acked: Mark,
     pub evicted_through: u64,
     /// See [`Record::Evict`].
     pub evicted: Totals,
     pub told: Totals,
+    /// The last batch that was evicted.
+    pub last_evicted: Mark,
 }
 
 /// A batch.
@@ -117,16 +123,16 @@ impl Record {
         match self {
             Self::Header(header) => header.write(&mut out),
             Self::Data(data) => data.write(&mut out),
-            Self::Ack { boot, sequence } => {
+            Self::Ack(mark) => {
                 out.u8(KIND_ACK);
-                out.bytes(boot.as_bytes());
-                out.u64(*sequence);
+                out.mark(mark);
             }
-            Self::Evict { through, evicted, told } => {
+            Self::Evict { through, evicted, told, last } => {
                 out.u8(KIND_EVICT);
                 out.u64(*through);
                 out.totals(*evicted);
                 out.totals(*told);
+                out.mark(last);
             }
         }
         let mut bytes = out.0;
@@ -144,10 +150,13 @@ impl Record {
         let record = match kind {
             KIND_HEADER => Self::Header(Header::read(&mut from)?),
             KIND_DATA => Self::Data(Data::read(&mut from, body)?),
-            KIND_ACK => Self::Ack { boot: from.text()?, sequence: from.u64()? },
-            KIND_EVICT => {
-                Self::Evict { through: from.u64()?, evicted: from.totals()?, told: from.totals()? }
-            }
+            KIND_ACK => Self::Ack(from.mark()?),
+            KIND_EVICT => Self::Evict {
+                through: from.u64()?,
+                evicted: from.totals()?,
+                told: from.totals()?,
+                last: from.mark()?,
+            },
             _ => return None,
         };
         from.0.is_empty().then_some(record)
@@ -175,11 +184,11 @@ impl Header {
         out.bytes(self.boot.as_bytes());
         out.u64(self.last_sequence);
         out.u64(self.last_closed_at.cast_unsigned());
-        out.bytes(self.acked_boot.as_bytes());
-        out.u64(self.acked_sequence);
+        out.mark(&self.acked);
         out.u64(self.evicted_through);
         out.totals(self.evicted);
         out.totals(self.told);
+        out.mark(&self.last_evicted);
     }
 
     fn read(from: &mut Reader<'_>) -> Option<Self> {
@@ -190,11 +199,11 @@ impl Header {
             boot: from.text()?,
             last_sequence: from.u64()?,
             last_closed_at: from.u64()?.cast_signed(),
-            acked_boot: from.text()?,
-            acked_sequence: from.u64()?,
+            acked: from.mark()?,
             evicted_through: from.u64()?,
             evicted: from.totals()?,
             told: from.totals()?,
+            last_evicted: from.mark()?,
         })
     }
 }
@@ -300,6 +309,11 @@ impl Writer {
         self.0.extend(value);
     }
 
+    fn mark(&mut self, mark: &Mark) {
+        self.bytes(mark.boot.as_bytes());
+        self.u64(mark.sequence);
+    }
+
     fn totals(&mut self, value: Totals) {
         self.u64(value.batches);
         self.u64(value.flows);
@@ -331,6 +345,10 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Option<String> {
         Some(std::str::from_utf8(self.slice()?).ok()?.to_owned())
+    }
+
+    fn mark(&mut self) -> Option<Mark> {
+        Some(Mark { boot: self.text()?, sequence: self.u64()? })
     }
 
     fn totals(&mut self) -> Option<Totals> {

@@ -239,6 +239,23 @@ fn failed_commits_are_not_there() {
     }
 }
 
+#[test]
+fn another_versions_spool_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), 1 << 20).begin("a").unwrap();
+    let path = only_segment(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The version follows the frame and the kind.
+    bytes[record::FRAME + 1] = 99;
+    let crc = crc32c::crc32c(&bytes[record::FRAME..]).to_le_bytes();
+    bytes[4..8].copy_from_slice(&crc);
+    std::fs::write(&path, &bytes).unwrap();
+    let ledger = stage::Registry::new().ledger("spool", 0);
+    let error = Spool::open(dir.path(), Limits::new(1 << 20), Disk::default(), ledger).unwrap_err();
+    assert!(error.to_string().contains("another version"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
 proptest! {
     /// Whatever stands in a segment file, opening it neither panics nor fails.
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Port {
     loopback: bool,
     point_to_point: bool,
     gone: bool,
+    /// Inode of the network namespace that its other end is in.
+    netns: Option<u32>,
     /// The pods behind it.
     pub(crate) pods: Vec<Arc<Party>>,
 }
@@ -56,13 +58,16 @@ impl Ports {
             ports.retain(|index, _| links.iter().any(|link| link.index == *index));
         }
         ports.values_mut().for_each(|port| port.gone = true);
+        let namespaces = namespaces(links, host);
         for link in links {
+            let peer = |(id, _): &&(i32, u32)| Some(*id) == link.peer_netns;
             let port = Port {
                 name: Arc::from(link.name.as_str()),
                 loopback: link.loopback,
                 point_to_point: POINT_TO_POINT.contains(&link.kind.as_str()),
                 pods: Vec::new(),
                 gone: false,
+                netns: namespaces.iter().find(peer).map(|(_, inode)| *inode),
             };
             ports.insert(link.index, port);
         }
@@ -99,10 +104,27 @@ impl Ports {
         self.ports.get(&ifindex).map_or("", |port| &port.name)
     }
 
+    /// The interface whose pods live in a network namespace.
+    pub(crate) fn of_netns(&self, netns: u32) -> Option<u32> {
+        let mut pods = self.iter().filter(|(_, port)| !port.pods.is_empty());
+        pods.find(|(_, port)| port.netns == Some(netns)).map(|(ifindex, _)| ifindex)
+    }
+
     /// Every interface that is there.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Port)> {
         self.ports.iter().filter(|(_, port)| !port.gone).map(|(index, port)| (*index, port))
     }
+}
+
+/// Namespaces at the other ends of `links`; looking for them is not free, so only if there are any.
+fn namespaces(links: &[Link], host: &mut dyn Host) -> Vec<(i32, u32)> {
+    if links.iter().all(|link| link.peer_netns.is_none()) {
+        return Vec::new();
+    }
+    host.namespaces().unwrap_or_else(|error| {
+        tracing::warn!(%error, "drops inside pods are not told apart");
+        Vec::new()
+    })
 }
 
 fn by_route(pod: &Pod, directory: &Directory, host: &mut dyn Host) -> Option<u32> {
@@ -187,6 +209,10 @@ mod tests {
             let ifindex = if b == 0 { u32::from(c) } else { 2 };
             Ok(Some(Route { ifindex, gateway: b != 0, local: false }))
         }
+        /// The other end of interface N is in namespace 40 + N.
+        fn namespaces(&mut self) -> io::Result<Vec<(i32, u32)>> {
+            Ok(vec![(1, 41), (2, 42), (3, 43)])
+        }
     }
 
     fn pod(name: &str, ip: &str, node: &str, interface: &str) -> Pod {
@@ -204,11 +230,14 @@ mod tests {
             index,
             name: format!("if{index}"),
             kind: kind.into(),
+            peer_netns: (kind == "veth").then_some(index.cast_signed()),
             ..Link::default()
         };
-        let links = [link(1, "veth"), link(2, ""), link(3, "bridge")];
+        let links = [link(1, "veth"), link(2, ""), link(3, "bridge"), link(4, "veth")];
         let directory = Directory::new(snapshot, "n1", vec![]);
         let ports = Ports::new(Ports::default(), &links, snapshot, &directory, "n1", &mut Routes);
+        // Of a pod's namespace, not of one with no pod in it, nor of what is no other end.
+        assert_eq!([41, 43, 44].map(|netns| ports.of_netns(netns)), [Some(1), None, None]);
         let mut all: Vec<_> = ports
             .iter()
             .map(|(i, port)| (i, port.pods.iter().map(|pod| pod.pod.clone()).collect::<Vec<_>>()))
@@ -230,7 +259,8 @@ mod tests {
             ..Snapshot::default()
         };
         let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let expected = [(1, all(&["direct", "annotated"])), (2, vec![]), (3, all(&["bridged"]))];
+        let expected =
+            [(1, all(&["direct", "annotated"])), (2, vec![]), (3, all(&["bridged"])), (4, vec![])];
         assert_eq!(behind(&snapshot), expected);
         // A cluster that lists this node knows which pods are elsewhere.
         snapshot.nodes = vec![Node { name: "n1".into(), ..Node::default() }];

@@ -21,7 +21,7 @@ fn counts_on(name: &str, clsact: bool) {
     traffic::udp(&lab, false, 7000, 100, 100);
     let mut datapath = lab.open_with(clsact);
     assert!(datapath.adopted());
-    assert_eq!(datapath.attached(), [attached.clone()]);
+    assert_eq!(datapath.attached(), std::slice::from_ref(&attached));
     assert_eq!(lab.attach(&mut datapath), attached, "attaching again does nothing");
     traffic::udp(&lab, false, 7000, 100, 100);
     let after = settled(&lab, &datapath, &attached);

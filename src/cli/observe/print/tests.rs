@@ -19,7 +19,7 @@ fn row() -> Row {
 
 fn outside() -> Row {
     Row {
-        flow_id: "bb".to_owned(),
+        flow_id: Some("bb".to_owned()),
         end_time: "1970-01-01T00:20:34.567800000Z".to_owned(),
         node: Some("k8s1".to_owned()),
         cluster: Some("prod".to_owned()),
@@ -94,6 +94,24 @@ fn compact_with_little_known() {
         plain.flow(&six),
         "May  4 13:23:40.700: [::1]:80 (unknown) -> a.example,b^[[31m:443 (world) to-network FORWARDED (UDP)\n"
     );
+}
+
+/// A drop of the kernel that belongs to no connection that is known.
+#[test]
+fn kernel_drops() {
+    let drop: Row = serde_json::from_value(serde_json::json!({
+        "flow_id": null, "end_time": "2026-05-04T13:23:40.700000000Z", "protocol": "TCP",
+        "source_ip": "10.0.0.1", "source_port": 4000, "destination_ip": "10.0.0.2",
+        "destination_port": 81, "verdict": "DROPPED", "drop_reason": "NO_SOCKET"
+    }))
+    .unwrap();
+    assert_eq!(
+        printer(Output::Compact).flow(&drop),
+        "May  4 13:23:40.700: 10.0.0.1:4000 (unknown) -> 10.0.0.2:81 (unknown) NO_SOCKET DROPPED (TCP)\n"
+    );
+    let json: serde_json::Value = serde_json::from_str(&printer(Output::Json).flow(&drop)).unwrap();
+    assert_eq!(json["flow"]["event_type"], serde_json::json!({"type": 1}));
+    assert!(json["flow"].get("drop_reason_desc").is_none() && json["flow"].get("uuid").is_none());
 }
 
 #[test]

@@ -38,6 +38,10 @@ impl Log {
                 files.push((number, path));
                 break;
             }
+            if is_whole(&file)? {
+                let what = format!("{}: written by another version of weir", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
             // Begun and not finished: it never held anything.
             log.disk.remove(&path)?;
         }
@@ -116,12 +120,10 @@ impl Log {
 
     fn replay(&mut self, record: &Record) {
         match record {
-            Record::Ack { boot, sequence } => {
-                self.summary.acked_boot.clone_from(boot);
-                self.summary.acked_sequence = *sequence;
-            }
-            Record::Evict { through, evicted, told } => {
+            Record::Ack(mark) => self.summary.acked.clone_from(mark),
+            Record::Evict { through, evicted, told, last } => {
                 self.summary.evicted_through = *through;
+                self.summary.last_evicted.clone_from(last);
                 (self.summary.evicted, self.summary.told) = (*evicted, *told);
             }
             Record::Header(_) | Record::Data(_) => {}
@@ -133,8 +135,8 @@ impl Log {
         while self.segments.len() > 1 && self.segments[0].number <= self.summary.evicted_through {
             self.remove_oldest();
         }
-        let (boot, sequence) = (self.summary.acked_boot.clone(), self.summary.acked_sequence);
-        self.acked = self.find(&boot, sequence).unwrap_or(0);
+        let acked = &self.summary.acked;
+        self.acked = self.find(&acked.boot, acked.sequence).unwrap_or(0);
         self.trim();
     }
 }
@@ -173,6 +175,14 @@ pub(super) fn read_body(file: &File, offset: u64, body: usize) -> io::Result<Opt
     let good = record::frame(frame)
         .is_some_and(|(length, crc)| length == body && record::check(&bytes, crc));
     Ok(good.then_some(bytes))
+}
+
+/// Whether a file begins with a record that is whole, whatever it means.
+fn is_whole(file: &File) -> io::Result<bool> {
+    match read_frame(file, 0, file.metadata()?.len())? {
+        Some((body, _)) => Ok(read_body(file, 0, body)?.is_some()),
+        None => Ok(false),
+    }
 }
 
 /// The record at `offset` and the offset behind it; `None` when there is no whole, valid one.
