@@ -1,19 +1,19 @@
 //! Logs to standard error; traces and metrics by OTLP when an endpoint is given.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use prometheus::proto::MetricType;
+use stage::StopToken;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+mod metrics;
 
 /// Logging and telemetry options of every process.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -30,11 +30,12 @@ pub struct Args {
     pub otlp_endpoint: Option<String>,
 }
 
-/// Flushes what is left when dropped.
+/// What is sent; [`close`](Self::close) sends what is left.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
-    metrics: Option<SdkMeterProvider>,
+    metrics: Option<JoinHandle<()>>,
+    stop: StopToken,
 }
 
 // === impl Telemetry ===
@@ -66,11 +67,10 @@ impl Telemetry {
             .with(exported)
             .try_init()
             .context("logging is installed already")?;
-        Ok(Self { traces, metrics: None })
+        Ok(Self { traces, ..Self::default() })
     }
 
-    /// Exports the counters and gauges of `registry` too, every 10 s, when an endpoint is given.
-    /// Those that are registered later are left out.
+    /// Exports the metrics of `registry` too, every 10 s, when an endpoint is given.
     ///
     /// # Errors
     /// When the endpoint cannot be understood.
@@ -83,32 +83,21 @@ impl Telemetry {
         let Some(url) = args.otlp_endpoint.as_deref() else {
             return Ok(());
         };
-        let exporter = opentelemetry_otlp::MetricExporter::builder()
-            .with_tonic()
-            .with_endpoint(url)
-            .build()
+        let exporter = metrics::Exporter::new(url, service, registry.clone())
             .with_context(|| format!("--otlp-endpoint {url}"))?;
-        let reader = opentelemetry_sdk::metrics::PeriodicReader::builder(exporter)
-            .with_interval(Duration::from_secs(10))
-            .build();
-        let provider = SdkMeterProvider::builder()
-            .with_reader(reader)
-            .with_resource(Resource::builder().with_service_name(service).build())
-            .build();
-        mirror(&provider, registry);
-        self.metrics = Some(provider);
+        self.metrics = Some(tokio::spawn(exporter.run(self.stop.clone())));
         Ok(())
     }
-}
 
-impl Drop for Telemetry {
-    fn drop(&mut self) {
-        // Nothing is to be done about a collector that is gone.
-        if let Some(traces) = &self.traces {
-            let _ = traces.shutdown();
+    /// Sends what is left. Nothing is to be done about a collector that is gone.
+    pub async fn close(self) {
+        self.stop.stop();
+        if let Some(metrics) = self.metrics {
+            let _ = metrics.await;
         }
-        if let Some(metrics) = &self.metrics {
-            let _ = metrics.shutdown();
+        if let Some(traces) = self.traces {
+            // Waits for a connection that this runtime drives.
+            let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
         }
     }
 }
@@ -120,50 +109,4 @@ fn tracer(url: &str, resource: Resource) -> Result<SdkTracerProvider> {
         .build()
         .with_context(|| format!("--otlp-endpoint {url}"))?;
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
-}
-
-/// One observable instrument for each family that is there now.
-fn mirror(provider: &SdkMeterProvider, registry: &prometheus::Registry) {
-    use opentelemetry::metrics::MeterProvider as _;
-    let meter = provider.meter("weir");
-    for family in registry.gather() {
-        let (name, registry) = (family.name().to_owned(), registry.clone());
-        let wanted = name.clone();
-        match family.get_field_type() {
-            MetricType::COUNTER => drop(
-                meter
-                    .f64_observable_counter(name)
-                    .with_callback(move |to| {
-                        each(&registry, &wanted, |value, labels| to.observe(value, labels));
-                    })
-                    .build(),
-            ),
-            MetricType::GAUGE => drop(
-                meter
-                    .f64_observable_gauge(name)
-                    .with_callback(move |to| {
-                        each(&registry, &wanted, |value, labels| to.observe(value, labels));
-                    })
-                    .build(),
-            ),
-            _ => {}
-        }
-    }
-}
-
-fn each(registry: &prometheus::Registry, name: &str, on: impl Fn(f64, &[KeyValue])) {
-    for family in registry.gather().iter().filter(|family| family.name() == name) {
-        for metric in family.get_metric() {
-            let labels: Vec<KeyValue> = metric
-                .get_label()
-                .iter()
-                .map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned()))
-                .collect();
-            let value = match family.get_field_type() {
-                MetricType::COUNTER => metric.get_counter().get_value(),
-                _ => metric.get_gauge().get_value(),
-            };
-            on(value, &labels);
-        }
-    }
 }

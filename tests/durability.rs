@@ -17,6 +17,15 @@ fn moment(round: u64) -> Duration {
     Duration::from_millis(20 + round * 7919 % 700)
 }
 
+/// Ends the traffic.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn every_acknowledged_row_is_there_once() {
     let _turn = serial();
@@ -42,6 +51,8 @@ fn every_acknowledged_row_is_there_once() {
     let stop = AtomicBool::new(false);
     let started = Instant::now();
     std::thread::scope(|scope| {
+        // Also when a round fails: the scope waits for its threads.
+        let _stopped = StopAtEnd(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 short_connections(&client.netns, echo, 50, 300).unwrap();
@@ -57,7 +68,6 @@ fn every_acknowledged_row_is_there_once() {
                 println!("{} kills, {:?}", round + 1, started.elapsed());
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     println!("{kills} kills in {:?}", started.elapsed());
 

@@ -70,11 +70,13 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tonic", &["wire", "datapath-agent", "relay", "weir"]),
     ("prost", &["wire", "datapath-agent", "relay"]),
     ("clap", &["weir"]),
+    ("rustyline", &["weir"]),
     ("anyhow", &["weir"]),
     ("tracing-subscriber", &["weir"]),
     ("opentelemetry", &["weir"]),
     ("opentelemetry_sdk", &["weir"]),
     ("opentelemetry-otlp", &["weir"]),
+    ("opentelemetry-proto", &["weir"]),
 ];
 
 /// Longest file, in lines before its tests.

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod completeness;
 mod config;
 mod dimension;
@@ -25,6 +26,7 @@ mod tail;
 mod wal;
 mod watermark;
 
+pub use answer::arrow_to_parquet;
 pub use completeness::{Covered, NodeLive, NodesView};
 pub use config::{Config, QueryLimits};
 pub use disk::{DiskOperation, FaultHook};

@@ -74,6 +74,12 @@ pub struct Status {
     pub free_bytes: Option<u64>,
 }
 
+/// A log that is this long at a start is written as segments at once; so is one of so many rows. It
+/// takes about a second.
+const LONG_LOG_BATCHES: u64 = 1024;
+/// See [`LONG_LOG_BATCHES`].
+const LONG_LOG_ROWS: u64 = 256 * 1024;
+
 /// A store in a directory. Clones are handles of the same one; it closes with the last of them.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
@@ -147,7 +153,19 @@ impl Store {
         };
         let store = Self(Arc::new(inner));
         store.tell(&report)?;
+        store.shorten(&report);
         Ok((store, report))
+    }
+
+    /// A long log is written as segments before anything else, and its files go away: a process that
+    /// is killed again and again would else find it longer each time, until it no longer gets through.
+    fn shorten(&self, report: &RecoveryReport) {
+        if report.log_batches < LONG_LOG_BATCHES && report.log_rows < LONG_LOG_ROWS {
+            return;
+        }
+        if let Err(error) = self.0.maintenance.flush() {
+            tracing::warn!(%error, "the log could not be written as segments; the next start reads it again");
+        }
     }
 
     /// Leaves rows about what a start found damaged.
@@ -244,6 +262,7 @@ impl Store {
     /// # Errors
     /// [`Error::Query`] when the text is not allowed or cannot be planned, or the query's turn did
     /// not come in time. Errors while it runs come with the stream.
+    #[tracing::instrument(name = "query", skip_all, fields(sql = request.sql))]
     pub async fn query(&self, request: QueryRequest) -> Result<QueryStream> {
         self.0.engine.query(request).await
     }

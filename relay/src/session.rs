@@ -255,6 +255,7 @@ impl Session<'_> {
     }
 
     /// Makes a batch durable, waiting while the disk takes nothing; returns its rows.
+    #[tracing::instrument(name = "ingest", skip_all, fields(node = progress.node, sequence = position.sequence))]
     async fn append(
         &self,
         progress: &Progress,

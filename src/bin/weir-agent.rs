@@ -96,6 +96,8 @@ async fn run(args: Args) -> Result<ExitCode> {
         _ = told.wait_for(|ready| *ready) => {}
     }
     telemetry.export_metrics(&args.telemetry, "weir-agent", &registry)?;
-    run.await.context("weir-agent")?;
+    let outcome = run.await.context("weir-agent");
+    telemetry.close().await;
+    outcome?;
     Ok(ExitCode::SUCCESS)
 }

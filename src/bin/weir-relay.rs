@@ -89,5 +89,6 @@ async fn run(args: Args) -> Result<ExitCode> {
         failed = side.failed() => failed,
     };
     side.stop().await?;
+    telemetry.close().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,12 +13,17 @@ use crate::cli::client::{Client, Completeness, Server};
 use crate::cli::text::{self, Table};
 use crate::size;
 
+mod prompt;
+
+use prompt::{Line, Prompt};
+
 /// Run SQL over flows, drops, losses, counters and the other tables.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   weir sql \"SELECT destination_workload, sum(bytes_out + bytes_in) AS bytes FROM flows GROUP BY 1 ORDER BY 2 DESC\"
   weir sql --file query.sql -o csv > answer.csv
-  weir sql            # a prompt; end a query with ;")]
+  weir sql \"SELECT * FROM flows WHERE start_time > now() - interval '1 hour'\" -o parquet > hour.parquet
+  weir sql            # a prompt with history and completion (Tab); end a query with ;")]
 pub struct Args {
     /// Where to ask.
     #[command(flatten)]
@@ -49,6 +54,8 @@ pub enum Output {
     Csv,
     /// Arrow IPC stream.
     Arrow,
+    /// A Parquet file.
+    Parquet,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,24 +102,29 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 
 async fn prompt(client: &Client, args: &Args) -> Result<ExitCode> {
     eprintln!("Connected to {}. End a query with `;`, the prompt with Ctrl-D.", client.base());
+    let mut prompt = Prompt::new(client).await?;
     let mut query = String::new();
     loop {
-        eprint!("{}", if query.is_empty() { "weir> " } else { "   -> " });
-        let line = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map(|read| (read, line))
-        });
-        let (read, line) = line.await??;
-        if read == 0 {
-            eprintln!();
-            return Ok(ExitCode::SUCCESS);
+        let sign = if query.is_empty() { "weir> " } else { "   -> " };
+        let (line, back) = tokio::task::spawn_blocking(move || {
+            let line = prompt.read(sign);
+            (line, prompt)
+        })
+        .await?;
+        prompt = back;
+        match line? {
+            Line::Text(line) => query.push_str(&line),
+            Line::Dropped => query.clear(),
+            Line::End => return Ok(ExitCode::SUCCESS),
         }
-        query.push_str(&line);
         if let Some(whole) = query.trim_end().strip_suffix(';') {
+            prompt.remember(query.trim_end());
             if let Err(error) = ask(client, whole, args).await {
                 eprintln!("error: {error:#}");
             }
             query.clear();
+        } else if !query.is_empty() {
+            query.push('\n');
         }
     }
 }
@@ -122,14 +134,29 @@ async fn ask(client: &Client, query: &str, args: &Args) -> Result<()> {
         Output::Table | Output::Json => "application/json",
         Output::Ndjson => "application/x-ndjson",
         Output::Csv => "text/csv",
-        Output::Arrow => "application/vnd.apache.arrow.stream",
+        Output::Arrow | Output::Parquet => "application/vnd.apache.arrow.stream",
     };
+    if args.output == Output::Parquet && std::io::stdout().is_terminal() {
+        bail!(
+            "a Parquet file is nothing for a terminal: redirect it, as in -o parquet > answer.parquet"
+        );
+    }
     let mut answer = client.sql(query, accept, args.timeout).await?;
     if args.output == Output::Table {
         let rows: Rows = serde_json::from_str(&answer.text().await?).context("the answer")?;
         return Ok(print(&rows)?);
     }
     let completeness = answer.completeness();
+    if args.output == Output::Parquet {
+        let mut stream = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            stream.extend_from_slice(&chunk);
+        }
+        flowstore::arrow_to_parquet(stream.as_slice(), std::io::stdout())
+            .context("writing Parquet")?;
+        warn(completeness.as_ref(), answer.truncated());
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     while let Some(chunk) = answer.chunk().await? {
         out.write_all(&chunk)?;

@@ -122,6 +122,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         }
     }
     store.stop().await?;
+    telemetry.close().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,7 @@ const MAX_SPAN: i64 = 24 * 3600 * 1_000_000_000;
 
 impl Maintenance {
     /// Merges what is due, one run per table.
+    #[tracing::instrument(skip_all)]
     pub(crate) fn compact(&self) -> Result<()> {
         let _turn = self.turn.lock();
         for table in Table::ALL {

@@ -28,6 +28,7 @@ impl Maintenance {
         result
     }
 
+    #[tracing::instrument(name = "flush", skip_all)]
     fn flush_now(&self) -> Result<u64> {
         if self.shared.hot_rows() == 0 {
             return Ok(0);

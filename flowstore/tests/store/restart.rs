@@ -24,6 +24,24 @@ async fn log_and_segments_come_back() {
     assert_whole(&store, 150).await;
 }
 
+/// A process that is killed soon after each start does not find a log that grows without end.
+#[tokio::test]
+async fn a_long_log_is_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for sequence in 0..1100 {
+        store.append(batch("b", sequence + 1, sequence..sequence + 1)).await.unwrap();
+    }
+    drop(store);
+    let (store, report) = open_with(config(dir.path()));
+    assert_eq!((report.segment_rows, report.log_rows), (0, 1100));
+    assert_whole(&store, 1100).await;
+    drop(store);
+    let (store, report) = open_with(config(dir.path()));
+    assert_eq!((report.segment_rows, report.log_rows), (1100, 0));
+    assert_whole(&store, 1100).await;
+}
+
 #[tokio::test]
 async fn duplicates_are_known_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use crate::kernel::Kernel;
 
 impl Accountant {
     /// Commits the batch, if there is anything in it.
+    #[tracing::instrument(skip_all)]
     pub(super) fn commit(&mut self, kernel: &dyn Kernel, now: i64) -> Result<(), Failure> {
         self.report_spool_losses(kernel, now);
         if self.batch.is_empty() {

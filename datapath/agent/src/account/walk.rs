@@ -28,6 +28,7 @@ struct Walk {
 
 impl Accountant {
     /// Walks the table and stages what moved; returns the connections that are over.
+    #[tracing::instrument(skip_all)]
     pub(super) fn walk(
         &mut self,
         kernel: &dyn Kernel,
