@@ -14,6 +14,7 @@ pub mod event;
 pub mod fragment;
 pub mod iface;
 pub mod names;
+pub mod policy;
 pub mod process;
 pub mod reported;
 pub mod retire;

@@ -18,6 +18,7 @@ pub mod host;
 pub mod key;
 pub mod packet;
 pub mod parse;
+pub mod policy;
 pub mod tcp;
 
 pub use account::{observe, observe_headers, observe_unparsed};
