@@ -24,6 +24,9 @@ fn selects(policy: &Policy, namespace: &str, app: &str) -> bool {
         namespace,
         labels: &labels(&[("app", app)]),
         namespace_labels: &BTreeMap::new(),
+        service_account: "",
+        cluster: "",
+        reserved: &[],
     })
 }
 
@@ -40,7 +43,8 @@ fn a_network_policy_selects_and_isolates() {
     assert!(!selects(&policy, "bank", "db"));
     let section = &policy.sections[0];
     assert!(section.isolates_ingress && !section.isolates_egress);
-    assert_eq!((section.ingress_rules, section.egress_rules), (1, 0));
+    assert_eq!((section.ingress.len(), section.egress.len()), (1, 0));
+    assert_eq!(section.ingress[0].lines, Some(8..=11));
     assert!(policy.spec.starts_with(r#"{"podSelector""#), "{}", policy.spec);
 }
 
@@ -82,7 +86,7 @@ fn names_what_is_wrong() {
         ("10.1.0.0/16", "11.1.0.0/16", "not inside"),
         ("10.0.0.0/8", "10.0.0.0/33", "not a CIDR"),
         ("protocol: TCP", "protocol: ICMP", "not TCP, UDP or SCTP"),
-        ("endPort: 8010", "endPort: 80", "ingress[0]: endPort 80 is below"),
+        ("endPort: 8010", "endPort: 80", "spec.ingress[0].ports[1]: endPort 80 is below"),
         ("port: 5432", "port: 70000", "between 1 and 65535"),
         ("app: api", "app: 'a p i'", "not a valid label value"),
         ("ipBlock: {", "podSelector: {}, ipBlock: {", ""),

@@ -1,0 +1,12 @@
+//! Tests of documents and compiled tables, against the naive evaluator and against truth tables.
+
+mod policy {
+    mod case;
+    mod conformance;
+    mod generate;
+    mod hostile;
+    mod oracle;
+    mod resume;
+    mod scale;
+    mod tables;
+}
