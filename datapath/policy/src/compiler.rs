@@ -10,14 +10,14 @@
 //! the peers that it names.
 
 mod commit;
-mod facts;
+pub(crate) mod facts;
 mod groups;
 mod origins;
-mod peers;
+pub(crate) mod peers;
 mod places;
-mod ports;
+pub(crate) mod ports;
 mod resume;
-mod selectors;
+pub(crate) mod selectors;
 mod settle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -313,6 +313,24 @@ impl Compiler {
     /// What does not fit the tables, in words. Whatever is listed here denies more than it should.
     pub fn problems(&self) -> BTreeSet<String> {
         self.groups.values().flat_map(|group| group.taken.problems.iter().cloned()).collect()
+    }
+
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&Owner> {
+        self.owners.get(&address)?.first()
+    }
+
+    pub(crate) fn local_interface(&self, owner: &Owner) -> Option<u32> {
+        self.locals.get(owner)?.interfaces.first().copied()
+    }
+
+    pub(crate) fn facts(&self, key: &peers::PeerKey) -> Option<&Arc<Facts>> {
+        self.peers.facts(key)
+    }
+
+    /// Sections that select whoever has the address.
+    pub(crate) fn sections_at(&self, address: IpAddr) -> Vec<SectionKey> {
+        let local = self.owner(address).and_then(|owner| self.locals.get(owner));
+        local.into_iter().flat_map(|local| local.sections.iter().cloned()).collect()
     }
 
     /// How much there is of each.

@@ -31,6 +31,8 @@ pub struct Policy {
     pub spec: String,
     /// The document as it was parsed.
     pub text: String,
+    /// Whether the first section is `spec`.
+    has_spec: bool,
 }
 
 /// Annotation of a policy or a pod: `"true"` puts it in audit mode.
@@ -123,6 +125,7 @@ pub fn parse(text: &str) -> Result<Policy, ParseError> {
         audit: annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "true"),
         spec: spec_json(text)?,
         text: text.to_owned(),
+        has_spec: kind == PolicyKind::NetworkPolicy || has_spec(text)?,
         namespace,
         name,
         kind,
@@ -166,6 +169,11 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
     serde_norway::from_str(text).map_err(|error| ParseError::yaml(&error))
 }
 
+fn has_spec(text: &str) -> Result<bool, ParseError> {
+    let value: serde_norway::Value = read(text)?;
+    Ok(value.get("spec").is_some_and(|spec| !spec.is_null()))
+}
+
 fn spec_json(text: &str) -> Result<String, ParseError> {
     let value: serde_norway::Value = read(text)?;
     let spec = value.get("spec").filter(|spec| !spec.is_null()).or_else(|| value.get("specs"));
@@ -205,6 +213,11 @@ impl Policy {
     /// What tells it from others.
     pub fn key(&self) -> PolicyKey {
         PolicyKey { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// Whether the first section is `spec`, and not the first of `specs`.
+    pub(crate) fn has_spec(&self) -> bool {
+        self.has_spec
     }
 
     /// What of it is not enforced yet, each with its place.

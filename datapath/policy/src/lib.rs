@@ -11,6 +11,7 @@ mod cilium;
 mod cluster;
 mod compiler;
 mod document;
+pub mod explain;
 mod group;
 pub mod identity;
 mod kubernetes;

@@ -3,10 +3,12 @@
 mod policy {
     mod case;
     mod conformance;
+    mod explain;
     mod generate;
     mod hostile;
+    mod laws;
     mod oracle;
     mod resume;
     mod scale;
-    mod tables;
+    mod transition;
 }

@@ -22,6 +22,9 @@ pub(super) const OPEN: PolicySide = PolicySide {
     audited: [Section { start: 0, count: 0 }; SECTIONS],
 };
 
+/// Peers beyond which it is cheaper to ask each selector for whom it selects.
+const MANY: usize = 200;
+
 /// What a commit has to write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {
@@ -67,6 +70,7 @@ impl Compiler {
         self.selectors_changed(&compiled, &mut settled, &mut draft);
         self.peers_changed(&settled, &mut draft);
         self.lists_changed(&mut draft);
+        self.renumber(&mut settled);
         let flags = self.flags();
         draft.moved |= options && flags != self.tables.settings.flags;
         self.switch(&settled, &mut draft);
@@ -286,11 +290,32 @@ impl Compiler {
         }));
     }
 
+    /// Bits of peers, worked out anew: peer by peer, or selector by selector where there are many.
+    fn bits_of(&self, moved: &BTreeSet<PeerKey>) -> BTreeMap<PeerKey, Vec<u16>> {
+        let mut all: BTreeMap<PeerKey, Vec<u16>> =
+            moved.iter().map(|key| (*key, Vec::new())).collect();
+        if moved.len() > MANY {
+            for (bit, matcher) in self.selectors.iter() {
+                for key in self.peers.matched(matcher) {
+                    all.entry(key).and_modify(|bits| bits.push(bit));
+                }
+            }
+            return all;
+        }
+        for (key, bits) in &mut all {
+            let Some(facts) = self.peers.facts(key) else { continue };
+            let matching = self.selectors.iter().filter(|(_, m)| m.matches(facts, &key.cidr));
+            bits.extend(matching.map(|(bit, _)| bit));
+        }
+        all
+    }
+
     fn peers_changed(&mut self, settled: &Settled, draft: &mut Draft) {
-        for key in &settled.moved {
-            let Some(facts) = self.peers.facts(key).cloned() else { continue };
-            let matching = self.selectors.iter().filter(|(_, m)| m.matches(&facts, &key.cidr));
-            let bits: Vec<u16> = matching.map(|(bit, _)| bit).collect();
+        for (key, bits) in self.bits_of(&settled.moved) {
+            let key = &key;
+            if self.peers.facts(key).is_none() {
+                continue;
+            }
             let before = self.bits_before(key);
             // Prefixes are there because a new selector asks; the others say of them what they
             // said of the prefix around.
@@ -346,6 +371,30 @@ impl Compiler {
                 rules: *rules,
             });
             draft.lists.push(Change::Intervals { start, intervals: intervals.collect() });
+        }
+    }
+
+    /// A group that is compiled anew, and that subjects have joined or left, gets another number: who
+    /// has left must not see its new rules, nor who joins its old ones.
+    fn renumber(&mut self, settled: &mut Settled) {
+        let both = settled.groups.intersection(&settled.regrouped).copied();
+        let both: Vec<u32> = both
+            .filter(|number| {
+                let old = self.tables.policies.get(number).map(|policy| policy.sides);
+                let new = self.groups.get(number).map(|group| group.sides);
+                old.is_some() && new.is_some() && old != new
+            })
+            .collect();
+        for number in both {
+            let Some(group) = self.groups.remove(&number) else { continue };
+            let other = self.free_group();
+            self.by_key.insert(group.key.clone(), other);
+            self.groups.insert(other, group);
+            settled.groups.insert(other);
+            for local in self.locals.values_mut().filter(|local| local.group == number) {
+                local.group = other;
+                settled.interfaces.extend(&local.interfaces);
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use crate::compiler::groups::{GroupKey, GroupKind, SectionKey, port_names};
 use crate::compiler::peers::PeerKey;
 use crate::compiler::selectors::on_labels;
 use crate::compiler::{Compiler, Group, Local, Owner, Placed, Taken};
-use crate::document::{Policy, PolicyKey};
+use crate::document::{Policy, PolicyKey, PolicyKind};
 use crate::rule::{Peer, Section};
 
 /// What the first half found out.
@@ -25,6 +25,8 @@ pub(super) struct Settled {
     pub(super) gone: BTreeSet<PeerKey>,
     /// Groups to be compiled.
     pub(super) groups: BTreeSet<u32>,
+    /// Groups that subjects have joined or left.
+    pub(super) regrouped: BTreeSet<u32>,
     /// Interfaces whose subject may have changed.
     pub(super) interfaces: BTreeSet<u32>,
 }
@@ -49,7 +51,7 @@ impl Compiler {
             self.settle_local(owner, &mut settled);
         }
         for policy in &changed {
-            self.settle_policy(policy, &mut settled);
+            self.settle_policy(policy, &owners, &mut settled);
         }
         settled.groups.retain(|number| self.groups.contains_key(number));
         settled
@@ -244,6 +246,7 @@ impl Compiler {
         }
         if interfaces.is_empty() {
             if let Some(old) = self.locals.remove(owner) {
+                settled.regrouped.insert(old.group);
                 self.leave_group(old.group);
             }
             return;
@@ -253,7 +256,7 @@ impl Compiler {
             settled.interfaces.insert(*interface);
         }
         let mut sections = BTreeSet::new();
-        for (key, policy) in &self.cluster.policies {
+        for (key, policy) in self.policies_for(owner) {
             let mut name = None;
             for (index, section) in policy.sections.iter().enumerate() {
                 if self.selects(policy, section, owner) {
@@ -280,9 +283,45 @@ impl Compiler {
         mine.unwrap_or(0)
     }
 
-    fn settle_policy(&mut self, key: &Arc<PolicyKey>, settled: &mut Settled) {
+    /// Policies that may select a subject: those of its namespace, and those of none.
+    fn policies_for(&self, owner: &Owner) -> Vec<(&PolicyKey, &Arc<Policy>)> {
+        let policies = &self.cluster.policies;
+        let own = match (owner, self.placed.get(owner)) {
+            (Owner::Endpoint(_), Some(placed)) if !placed.facts.namespace.is_empty() => {
+                &placed.facts.namespace
+            }
+            _ => return policies.iter().collect(),
+        };
+        let mut found = Vec::new();
+        for (kind, namespace) in [
+            (PolicyKind::NetworkPolicy, own.as_str()),
+            (PolicyKind::CiliumNetworkPolicy, own),
+            (PolicyKind::CiliumClusterwideNetworkPolicy, ""),
+        ] {
+            let namespace = namespace.to_owned();
+            let from = PolicyKey { kind, namespace: namespace.clone(), name: String::new() };
+            let here = policies.range(from..);
+            found
+                .extend(here.take_while(|(key, _)| key.kind == kind && key.namespace == namespace));
+        }
+        found
+    }
+
+    /// `settled_owners` have been asked about every policy already.
+    fn settle_policy(
+        &mut self,
+        key: &Arc<PolicyKey>,
+        settled_owners: &BTreeSet<Owner>,
+        settled: &mut Settled,
+    ) {
         let policy = self.cluster.policies.get(&**key).cloned();
-        let owners: Vec<Owner> = self.locals.keys().cloned().collect();
+        let concerned = |owner: &Owner| {
+            let namespace = self.placed.get(owner).map_or("", |placed| &placed.facts.namespace);
+            key.namespace.is_empty() || namespace.is_empty() || namespace == key.namespace
+        };
+        let locals = self.locals.keys().filter(|owner| concerned(owner));
+        let owners: Vec<Owner> =
+            locals.filter(|owner| !settled_owners.contains(owner)).cloned().collect();
         for owner in owners {
             let selected: BTreeSet<SectionKey> = policy
                 .iter()
@@ -316,9 +355,7 @@ impl Compiler {
                 let kind = placed.facts.kind;
                 // Kubernetes knows pods only; what nobody manages has no policy.
                 let knows = match policy.kind {
-                    crate::document::PolicyKind::NetworkPolicy => {
-                        kind == Kind::Endpoint(EndpointKind::Pod)
-                    }
+                    PolicyKind::NetworkPolicy => kind == Kind::Endpoint(EndpointKind::Pod),
                     _ => kind != Kind::Endpoint(EndpointKind::Unmanaged),
                 };
                 knows && !section.nodes && policy.covers(&section.subject, &placed.facts.subject())
@@ -346,6 +383,7 @@ impl Compiler {
         if number == old {
             return;
         }
+        settled.regrouped.extend([old, number]);
         if let Some(group) = self.groups.get_mut(&number) {
             group.users += 1;
         }
@@ -361,7 +399,7 @@ impl Compiler {
         }
     }
 
-    fn free_group(&mut self) -> u32 {
+    pub(super) fn free_group(&mut self) -> u32 {
         // 0 is no group. Numbers of policies that are still in the kernel are not given again.
         loop {
             self.latest_group = self.latest_group.wrapping_add(1).max(1);
