@@ -9,6 +9,7 @@
 //! its address and interface, a policy the groups of endpoints that it selects and the classes of
 //! the peers that it names.
 
+mod classes;
 mod commit;
 pub(crate) mod facts;
 mod groups;

@@ -121,11 +121,12 @@ pub fn parse(text: &str) -> Result<Policy, ParseError> {
     }
     lines::attach(text, &mut sections);
     let annotations = head.metadata.annotations.unwrap_or_default();
+    let (spec, has_spec) = spec_json(text)?;
     Ok(Policy {
         audit: annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "true"),
-        spec: spec_json(text)?,
+        spec,
         text: text.to_owned(),
-        has_spec: kind == PolicyKind::NetworkPolicy || has_spec(text)?,
+        has_spec: kind == PolicyKind::NetworkPolicy || has_spec,
         namespace,
         name,
         kind,
@@ -169,16 +170,14 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
     serde_norway::from_str(text).map_err(|error| ParseError::yaml(&error))
 }
 
-fn has_spec(text: &str) -> Result<bool, ParseError> {
+/// `spec` or `specs` as JSON, and whether it is the first.
+fn spec_json(text: &str) -> Result<(String, bool), ParseError> {
     let value: serde_norway::Value = read(text)?;
-    Ok(value.get("spec").is_some_and(|spec| !spec.is_null()))
-}
-
-fn spec_json(text: &str) -> Result<String, ParseError> {
-    let value: serde_norway::Value = read(text)?;
-    let spec = value.get("spec").filter(|spec| !spec.is_null()).or_else(|| value.get("specs"));
-    let spec = spec.unwrap_or(&serde_norway::Value::Null);
-    serde_json::to_string(spec).map_err(|error| ParseError::of(format!("spec: {error}")))
+    let spec = value.get("spec").filter(|spec| !spec.is_null());
+    let has_spec = spec.is_some();
+    let spec = spec.or_else(|| value.get("specs")).unwrap_or(&serde_norway::Value::Null);
+    let json = serde_json::to_string(spec);
+    Ok((json.map_err(|error| ParseError::of(format!("spec: {error}")))?, has_spec))
 }
 
 /// RFC 1123: labels of lower-case letters, digits and dashes, separated by dots, 253 in all.

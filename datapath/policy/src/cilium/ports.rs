@@ -183,7 +183,8 @@ impl L7 {
         if !self.http.is_empty() && !protocols(&["TCP"]) {
             return Err("rules.http: needs protocol TCP".to_owned());
         }
-        if !self.dns.is_empty() && !(egress && protocols(&["TCP", "UDP", "ANY"])) {
+        let resolvable = egress && protocols(&["TCP", "UDP", "ANY"]);
+        if !self.dns.is_empty() && !resolvable {
             return Err("rules.dns: only for egress, and TCP, UDP or ANY".to_owned());
         }
         Ok(())

@@ -148,7 +148,7 @@ mod tests {
         let allows = list((0..most).map(|i| (i, 1)), last, &mut overflow);
         assert_eq!((allows.len(), allows[most as usize - 1]), (most as usize, last));
         let denies =
-            list((0..most + 1).map(|i| (i, i + 1 | DENY_BIT)), (ANYBODY, 1), &mut overflow);
+            list((0..most + 1).map(|i| (i, (i + 1) | DENY_BIT)), (ANYBODY, 1), &mut overflow);
         assert_eq!(denies.len(), most as usize);
         assert_eq!(denies[most as usize - 1], (ANYBODY, most | DENY_BIT));
         assert_eq!(overflow, [Overflow::Rules, Overflow::Rules]);

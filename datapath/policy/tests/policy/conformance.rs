@@ -119,11 +119,11 @@ fn fits(patterns: &[String], name: &str) -> bool {
 }
 
 fn expected(step: &Step, from: &str, to: &str, port: &str) -> Word {
-    let lines = step
+    let mut lines = step
         .expect
         .iter()
         .filter(|line| fits(&line.from, from) && fits(&line.to, to) && fits(&line.ports, port));
-    lines.last().map_or(Word::Allow, |line| line.verdict)
+    lines.next_back().map_or(Word::Allow, |line| line.verdict)
 }
 
 fn run_case(path: &Path) -> usize {

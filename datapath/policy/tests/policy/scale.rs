@@ -22,7 +22,7 @@ fn pod(n: usize, version: &str) -> (String, Endpoint) {
         labels,
         addresses: [address.parse().unwrap()].into(),
         ports: vec![NamedPort { name: "web".to_owned(), protocol: 6, port: 8080 }],
-        interface: (n % 40 == 0).then_some(n as u32 + 1),
+        interface: n.is_multiple_of(40).then_some(n as u32 + 1),
         ..Endpoint::default()
     };
     (format!("{namespace}/p{n}"), endpoint)
