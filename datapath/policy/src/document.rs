@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_norway::Value;
 
 use crate::rule::Section;
 use crate::selector::{Selector, Subject};
 use crate::{cilium, kubernetes};
 
-pub(crate) use screen::screen;
+use screen::screen;
 
 /// A policy that parsed and is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,8 +102,8 @@ struct Body<S> {
 /// # Errors
 /// When it is no YAML, of another kind or version, has no name, or its rules are not valid.
 pub fn parse(text: &str) -> Result<Policy, ParseError> {
-    screen(text)?;
-    let head: Head = read(text)?;
+    let source = Source::open(text)?;
+    let head: Head = source.read()?;
     let kind = PolicyKind::of(&head.api_version, &head.kind)?;
     let namespace = kind.namespace(head.metadata.namespace.unwrap_or_default())?;
     let name = head.metadata.name;
@@ -113,15 +114,15 @@ pub fn parse(text: &str) -> Result<Policy, ParseError> {
         return Err(ParseError::of(format!("metadata.name: {name:?} is not a DNS subdomain")));
     }
     let mut sections = match kind {
-        PolicyKind::NetworkPolicy => vec![network_policy(text)?],
-        _ => cilium_policy(text, kind, &namespace)?,
+        PolicyKind::NetworkPolicy => vec![network_policy(&source)?],
+        _ => cilium_policy(&source, kind, &namespace)?,
     };
     if sections.is_empty() {
         return Err(ParseError::of("neither spec nor specs is given"));
     }
     lines::attach(text, &mut sections);
     let annotations = head.metadata.annotations.unwrap_or_default();
-    let (spec, has_spec) = spec_json(text)?;
+    let (spec, has_spec) = spec_json(&source.value)?;
     Ok(Policy {
         audit: annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "true"),
         spec,
@@ -134,25 +135,25 @@ pub fn parse(text: &str) -> Result<Policy, ParseError> {
     })
 }
 
-fn network_policy(text: &str) -> Result<Section, ParseError> {
-    let body: Body<kubernetes::Spec> = read(text)?;
+fn network_policy(source: &Source<'_>) -> Result<Section, ParseError> {
+    let body: Body<kubernetes::Spec> = source.read()?;
     if body.specs.is_some() {
         return Err(ParseError::of("a NetworkPolicy has spec, not specs"));
     }
     // An absent spec is an empty one: every pod, nothing comes in.
     let spec = match body.spec {
         Some(spec) => spec,
-        None => read("{}")?,
+        None => serde_norway::from_str("{}").map_err(|error| ParseError::yaml(&error))?,
     };
     spec.section().map_err(|error| ParseError::of(format!("spec.{error}")))
 }
 
 fn cilium_policy(
-    text: &str,
+    source: &Source<'_>,
     kind: PolicyKind,
     namespace: &str,
 ) -> Result<Vec<Section>, ParseError> {
-    let body: Body<cilium::Spec> = read(text)?;
+    let body: Body<cilium::Spec> = source.read()?;
     let clusterwide = kind == PolicyKind::CiliumClusterwideNetworkPolicy;
     let mut sections = Vec::new();
     if let Some(spec) = body.spec {
@@ -166,16 +167,34 @@ fn cilium_policy(
     Ok(sections)
 }
 
-pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
-    serde_norway::from_str(text).map_err(|error| ParseError::yaml(&error))
+/// A document that has been screened.
+pub(crate) struct Source<'a> {
+    text: &'a str,
+    value: Value,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn open(text: &'a str) -> Result<Self, ParseError> {
+        screen(text)?;
+        let value = serde_norway::from_str(text).map_err(|error| ParseError::yaml(&error))?;
+        Ok(Self { text, value })
+    }
+
+    /// Read as the API server reads: a number is no text. The YAML parser alone would take it for one,
+    /// but it knows the lines of errors.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ParseError> {
+        serde_norway::from_value(self.value.clone()).map_err(|strict| {
+            let located = serde_norway::from_str::<T>(self.text).err();
+            ParseError::yaml(&located.unwrap_or(strict))
+        })
+    }
 }
 
 /// `spec` or `specs` as JSON, and whether it is the first.
-fn spec_json(text: &str) -> Result<(String, bool), ParseError> {
-    let value: serde_norway::Value = read(text)?;
+fn spec_json(value: &Value) -> Result<(String, bool), ParseError> {
     let spec = value.get("spec").filter(|spec| !spec.is_null());
     let has_spec = spec.is_some();
-    let spec = spec.or_else(|| value.get("specs")).unwrap_or(&serde_norway::Value::Null);
+    let spec = spec.or_else(|| value.get("specs")).unwrap_or(&Value::Null);
     let json = serde_json::to_string(spec);
     Ok((json.map_err(|error| ParseError::of(format!("spec: {error}")))?, has_spec))
 }

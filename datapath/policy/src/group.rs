@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
 use crate::cilium::cidr_or_address;
-use crate::document::{ParseError, read, screen};
+use crate::document::{ParseError, Source};
 
 /// A list of prefixes that policies name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +54,7 @@ impl CidrGroup {
     /// # Errors
     /// When it is no YAML, of another kind or version, or a prefix is none.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        screen(text)?;
-        let document: Document = read(text)?;
+        let document: Document = Source::open(text)?.read()?;
         if document.kind != Self::KIND {
             return Err(ParseError::of(format!("{:?} is no {}", document.kind, Self::KIND)));
         }
