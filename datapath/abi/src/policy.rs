@@ -216,7 +216,8 @@ layout! {
         pub ifindex: u32,
         /// The rule's origin, without [`DENY_BIT`].
         pub origin: u32,
-        /// Server's port, or ICMP type.
+        /// Server's port, or ICMP type. All of source, destination, port and protocol are zero for
+        /// packets whose headers contradict themselves.
         pub port: u16,
         /// IP protocol.
         pub protocol: u8,
@@ -244,10 +245,15 @@ layout! {
         pub peer_identity: u32,
         /// Client port of the latest packet.
         pub source_port: u16,
-        /// Zero.
-        pub pad: u16,
+        /// Set once by the program `retire_denied`, never cleared: packets no longer count here but as
+        /// unattributed (cause denied_full), so what is read after a grace period is final.
+        pub retired: u16,
     } = 48
 }
+
+/// The reserved identity of the node itself, by which a host interface tells its own packets from
+/// those that it forwards.
+pub const HOST_IDENTITY: u32 = 1;
 
 /// Longest name of an origin, bytes: namespace (63) and name (253) of Kubernetes objects, a slash,
 /// and room.

@@ -4,8 +4,10 @@
 //! and the rules of one interval up to the first that matches: none of it grows with the number of
 //! identities, and only the last with the number of rules that apply to this very port.
 
+use core::hint::black_box;
+
 use datapath_abi::policy::{
-    ALLOW, ANYBODY, AUDIT, AUDIT_ALL, DENY, DENY_BIT, ICMPV4, ICMPV6, Interval, MAX_INTERVALS,
+    ALLOW, ANYBODY, AUDIT, AUDIT_ALL, Class, DENY, DENY_BIT, ICMPV4, ICMPV6, Interval, MAX_INTERVALS,
     MAX_RULES, NO_ORIGIN, OTHER, Peer, PolicySide, Rule, SCTP, SECTIONS, SELECTORS, SUBJECT_AUDIT,
     Section, Subject, TCP, UDP,
 };
@@ -29,11 +31,17 @@ pub trait Tables {
     /// A rule.
     fn rule(&self, index: u32) -> Option<Rule>;
 
-    /// A word of a class.
-    fn bits(&self, class: u32, word: u32) -> u64;
+    /// The selectors that the peers of a class match.
+    fn class(&self, class: u32) -> Option<&Class>;
 
     /// Flags of [`Settings`](datapath_abi::policy::Settings).
     fn flags(&self) -> u32;
+
+    /// See [`Packet::zero`](crate::Packet::zero).
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        0
+    }
 }
 
 /// What is to be judged: the first packet of a connection, seen from the endpoint.
@@ -70,13 +78,21 @@ pub fn evaluate<T: Tables>(tables: &T, question: &Question<'_>) -> Decision {
     let Some(peer) = tables.peer(question.peer) else {
         return Decision { verdict: DENY, origin: NO_ORIGIN, peer: 0 };
     };
-    let Some(side) = tables.side(question.subject.policy, question.direction) else {
-        return Decision { verdict: DENY, origin: NO_ORIGIN, peer: peer.identity };
+    let unknown = Decision { verdict: DENY, origin: NO_ORIGIN, peer: peer.identity };
+    // Six sections, two directions: ways that are made one here, before the loops.
+    let direction = question.direction ^ tables.zero() as usize;
+    let Some(side) = tables.side(question.subject.policy, direction) else {
+        return unknown;
     };
     let (index, port) = section(question.protocol, question.port);
-    let mut found = decide(tables, peer.class, side.enforced[index], port);
+    let (index, port) = (index ^ tables.zero() as usize, port ^ tables.zero());
+    let (Some(&enforced), Some(&audited)) = (side.enforced.get(index), side.audited.get(index))
+    else {
+        return unknown;
+    };
+    let mut found = decide(tables, peer.class, enforced, port);
     if found & DENY_BIT == 0 {
-        let audited = decide(tables, peer.class, side.audited[index], port);
+        let audited = decide(tables, peer.class, audited, port);
         if audited & DENY_BIT != 0 {
             return Decision { verdict: AUDIT, origin: audited & !DENY_BIT, peer: peer.identity };
         }
@@ -109,18 +125,20 @@ fn decide<T: Tables>(tables: &T, class: u32, section: Section, port: u32) -> u32
     if section.count == 0 {
         return NO_ORIGIN;
     }
-    let Some(interval) = search(tables, section, port) else {
+    let (Some(interval), Some(class)) = (search(tables, section, port), tables.class(class)) else {
         return DENY_BIT;
     };
+    // One branch a turn, besides that for a missing rule: the verifier keeps every branch that it has yet to
+    // follow, at most 8192 of them (BPF_COMPLEXITY_LIMIT_JMP_SEQ). Hence numbers instead of truths.
+    let count = black_box(u64::from(interval.count));
     for index in 0..MAX_RULES {
-        if index >= interval.count {
-            break;
-        }
         let Some(rule) = tables.rule(interval.rules.wrapping_add(index)) else {
             break;
         };
-        if matches(tables, class, rule.selector) {
-            return rule.origin;
+        let hit = matches(class, rule.selector);
+        let last = count.wrapping_sub(u64::from(index) + 2) >> 63;
+        if hit | last != 0 {
+            return if hit != 0 { rule.origin } else { DENY_BIT };
         }
     }
     DENY_BIT
@@ -144,16 +162,19 @@ fn search<T: Tables>(tables: &T, section: Section, port: u32) -> Option<Interval
             high = middle;
         }
     }
-    found
+    found.filter(|interval| interval.count != 0)
 }
 
+/// 1 where the class has the selector, else 0; without a branch, see [`decide`]. `black_box` keeps the
+/// compiler from seeing comparisons in it, which BPF knows as branches only.
 #[inline(always)]
-fn matches<T: Tables>(tables: &T, class: u32, selector: u32) -> bool {
-    if selector == ANYBODY {
-        return true;
-    }
-    if selector >= SELECTORS as u32 {
-        return false;
-    }
-    tables.bits(class, selector / 64) >> (selector % 64) & 1 != 0
+fn matches(class: &Class, selector: u32) -> u64 {
+    const WORDS: usize = SELECTORS / 64;
+    let word = class.bits[(selector / 64) as usize % WORDS];
+    let selector = black_box(u64::from(selector));
+    let is_one = selector.wrapping_sub(SELECTORS as u64) >> 63;
+    let is_anybody = selector.wrapping_add(1) >> 32 & 1;
+    (word >> (selector % 64)) & is_one | is_anybody
 }
+
+const _: () = assert!(ANYBODY == u32::MAX);
