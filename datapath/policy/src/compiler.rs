@@ -313,7 +313,9 @@ impl Compiler {
 
     /// What does not fit the tables, in words. Whatever is listed here denies more than it should.
     pub fn problems(&self) -> BTreeSet<String> {
-        self.groups.values().flat_map(|group| group.taken.problems.iter().cloned()).collect()
+        let groups = self.groups.values().flat_map(|group| group.taken.problems.iter().cloned());
+        let full = !self.peers.unclassed.is_empty();
+        groups.chain(full.then(|| "too many classes; some peers are denied".to_owned())).collect()
     }
 
     pub(crate) fn owner(&self, address: IpAddr) -> Option<&Owner> {

@@ -51,12 +51,15 @@ pub(super) struct Draft {
 }
 
 impl Compiler {
-    /// Works out what the inputs since the last commit come to.
+    /// Works out what the inputs since the last commit come to. The list ends with a barrier and what is
+    /// removed behind it; a caller may let that tail wait, but not beyond the next commit's first write.
     pub fn commit(&mut self) -> Commit {
         let first = self.tables.settings.revision == 0;
         let options = self.dirty.options;
         let mut settled = self.settle();
         self.dirty.options = false;
+        // Perhaps there is room by now.
+        settled.moved.append(&mut self.peers.unclassed);
         let mut draft = Draft { moved: first, ..Draft::default() };
         if self.former.is_some() {
             self.adopt_moved(&mut settled);

@@ -60,6 +60,8 @@ pub(crate) struct Peers {
     pub(crate) class_places: Places,
     /// Classes that lost their last member.
     pub(crate) empty: BTreeSet<u32>,
+    /// Peers for whose class there was no room; whatever is enforced denies them.
+    pub(crate) unclassed: BTreeSet<PeerKey>,
 }
 
 impl Peers {
@@ -77,6 +79,7 @@ impl Peers {
             by_bits: HashMap::new(),
             class_places: Places::new(classes),
             empty: BTreeSet::new(),
+            unclassed: BTreeSet::new(),
         }
     }
 
@@ -116,6 +119,7 @@ impl Peers {
         names: &mut BTreeSet<(String, u8)>,
     ) -> Option<Entry> {
         let old = self.entries.remove(key)?;
+        self.unclassed.remove(key);
         self.leave_facet(key, old.facet, names);
         self.leave_class(key, old.class);
         Some(old)
@@ -321,6 +325,9 @@ impl Peers {
                 None => (NONE, false),
             },
         };
+        if class == NONE {
+            self.unclassed.insert(key);
+        }
         let old =
             self.entries.get_mut(&key).map(|entry| std::mem::replace(&mut entry.class, class));
         if let Some(old) = old.filter(|old| *old != class) {

@@ -130,6 +130,30 @@ fn full_tables_deny() {
     }
 }
 
+#[test]
+fn peers_without_a_class_are_denied() {
+    let capacity = Capacity { classes: 3, ..Capacity::default() };
+    let mut compiler = Compiler::new(Options { capacity, ..Options::default() });
+    for n in 0..5 {
+        compiler.put_endpoint(&format!("p{n}"), pod(n));
+    }
+    compiler.put_policy(parse(&policy("allow", 1..5, "ingress")).unwrap());
+    compiler.commit();
+    let verdicts = |compiler: &Compiler| {
+        let peers = (1..5).map(|n| pod(n).addresses.first().copied().unwrap());
+        let judged = peers.map(|peer| compiler.tables().judge(1, INGRESS, peer, 6, 80).unwrap());
+        judged.filter(|decision| decision.verdict == ALLOW).count()
+    };
+    assert_eq!((verdicts(&compiler), compiler.problems().len()), (2, 1));
+    // Two of them go, and the others find room, at the latest by the second commit.
+    for n in [1, 2] {
+        compiler.remove_endpoint(&format!("p{n}"));
+    }
+    compiler.commit();
+    compiler.commit();
+    assert_eq!((verdicts(&compiler), compiler.problems().len()), (2, 0));
+}
+
 /// The host is judged only where a policy selects it, and never loses its failsafe ports.
 #[test]
 fn the_host_keeps_its_failsafe_ports() {
