@@ -5,6 +5,7 @@
 //! programs change them, and they never go back while the entry exists.
 
 use crate::layout;
+use crate::policy::UNJUDGED;
 
 /// Map name.
 pub const MAP: &str = "connections";
@@ -105,13 +106,20 @@ layout! {
         pub tcp_flags: [u8; 2],
         /// One of the `STATE_` numbers.
         pub state: u8,
-        /// Direction index of the connection's first packet, hence of its client; a TCP SYN-ACK
-        /// seen first is an answer, and counts as the server's.
+        /// Direction index of the connection's first packet, hence of its client; a TCP SYN-ACK or
+        /// an ICMP echo reply seen first is an answer, and counts as the server's.
         pub client: u8,
+        /// Policy revision that `verdict` is of; 0 before the first judgement. Read and written
+        /// together with `verdict`, as one word of 8 bytes.
+        pub revision: u32,
+        /// What the policy said of this connection: [`UNJUDGED`](crate::policy::UNJUDGED) …
+        pub verdict: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+
         /// Number of this incarnation: `bpf_ktime_get_ns` when the entry (or, after reuse of the
         /// tuple, the present connection) began. Unique together with the key.
         pub id: u64,
-
         /// More, by direction.
         pub more: [DirMore; 2],
         /// Nanoseconds (`bpf_ktime_get_ns`) of the client's SYN and of the server's SYN-ACK and of
@@ -127,9 +135,13 @@ layout! {
         pub reuses: u32,
         /// `bpf_get_socket_cookie` of the local socket at creation; 0 where there is none.
         pub cookie: u64,
+        /// Who said `verdict`: key of [`policy::ORIGINS`](crate::policy::ORIGINS).
+        pub origin: u32,
+        /// Identity of the other end, when it was judged; 0 where unknown.
+        pub peer_identity: u32,
         /// Totals at the latest reuse: what belongs to the connections before this one.
         pub before: [DirTotals; 2],
-    } = 264
+    } = 280
 }
 
 /// Not TCP, or nothing known.
@@ -157,6 +169,9 @@ impl ConnValue {
         tcp_flags: [0; 2],
         state: STATE_NONE,
         client: 0,
+        revision: 0,
+        verdict: UNJUDGED,
+        pad: [0; 3],
         id: 0,
         more: [DirMore::ZERO; 2],
         syn_ns: 0,
@@ -165,6 +180,8 @@ impl ConnValue {
         initial_seq: 0,
         reuses: 0,
         cookie: 0,
+        origin: 0,
+        peer_identity: 0,
         before: [DirTotals { packets: 0, bytes: 0, extra_segments: 0, extra_bytes: 0 }; 2],
     };
 }

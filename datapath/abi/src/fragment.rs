@@ -32,6 +32,8 @@ layout! {
         /// The transport protocol, behind any extension headers.
         pub protocol: u8,
         /// Zero.
-        pub pad: [u8; 3],
+        pub pad: u8,
+        /// ICMP: the type.
+        pub icmp_type: u16,
     } = 8
 }

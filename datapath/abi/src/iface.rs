@@ -47,13 +47,17 @@ pub const NO_MEMORY: usize = 4;
 pub const BUSY: usize = 5;
 /// The connection's entry was just being retired.
 pub const RETIRING: usize = 6;
+/// Packets that the policy refused, for which the table of refusals had no room (or their entry there was
+/// just being removed). At the ingress hook they are among what the interface counts, at the egress
+/// hook they are not: they never reach it.
+pub const DENIED_FULL: usize = 7;
 /// Number of causes.
-pub const CAUSES: usize = 7;
+pub const CAUSES: usize = 8;
 
 layout! {
     /// Everything at this hook that no connection holds, by cause.
     pub struct IfaceCounters {
-        /// Indexed by [`ARP`] to [`RETIRING`].
+        /// Indexed by [`ARP`] to [`DENIED_FULL`].
         pub causes: [Count; CAUSES],
-    } = 112
+    } = 128
 }

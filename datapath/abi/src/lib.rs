@@ -14,12 +14,13 @@ pub mod event;
 pub mod fragment;
 pub mod iface;
 pub mod names;
+pub mod policy;
 pub mod process;
 pub mod reported;
 pub mod retire;
 
 /// Number of this layout. Pinned maps of another number are not adopted.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Derives what crosses the border between kernel and user space.
 macro_rules! layout {

@@ -1,7 +1,8 @@
-//! The list that user space hands to the program `retire` as its packet.
+//! The lists that user space hands to the programs `retire` and `retire_denied` as their packet.
 
 use crate::conn::ConnKey;
 use crate::layout;
+use crate::policy::DeniedKey;
 
 layout! {
     /// One connection to retire.
@@ -12,6 +13,19 @@ layout! {
         pub id: u64,
     } = 48
 }
+
+/// No refusal: records of the program `retire_denied` are keys, as large as the others.
+pub const DENIED_ZERO: DeniedKey = DeniedKey {
+    source: [0; 16],
+    destination: [0; 16],
+    ifindex: 0,
+    origin: 0,
+    port: 0,
+    protocol: 0,
+    hook: 0,
+    pad: 0,
+};
+const _: () = assert!(size_of::<DeniedKey>() == size_of::<Record>());
 
 /// Where the first record begins: behind the Ethernet header that the kernel asks of a test packet.
 pub const OFFSET: u32 = 14;

@@ -11,8 +11,9 @@ use aya_ebpf::helpers::generated::{
 };
 use datapath_abi::conn::ConnKey;
 use datapath_abi::drops::DropEvent;
-use datapath_abi::event::{self, ConnEvent};
+use datapath_abi::event::{self, ConnEvent, DeniedEvent};
 use datapath_abi::names::{DnsEvent, MAX_PAYLOAD};
+use datapath_abi::policy::{DeniedCounter, DeniedKey};
 use datapath_engine::cells::Counter;
 
 use crate::cells::Word;
@@ -28,6 +29,22 @@ pub(crate) fn connection(skb: Skb, key: &ConnKey, what: u64, time_ns: u64, id: u
     let kind = what as u32;
     let event = ConnEvent { kind, detail: (what >> 32) as u32, time_ns, id, key: *key };
     send(skb.0.cast(), kind, &event);
+    black_box(0)
+}
+
+/// The policy refused a connection, or would have. Why it returns a number: see `Done` in the engine.
+#[inline(never)]
+pub(crate) fn denied(skb: Skb, key: &DeniedKey, packet: &DeniedCounter, verdict: u32) -> u32 {
+    let event = DeniedEvent {
+        kind: event::DENIED,
+        verdict,
+        time_ns: packet.last_ns,
+        key: *key,
+        peer_identity: packet.peer_identity,
+        source_port: packet.source_port,
+        pad: 0,
+    };
+    send(skb.0.cast(), event::DENIED, &event);
     black_box(0)
 }
 

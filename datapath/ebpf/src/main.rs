@@ -1,7 +1,8 @@
 //! eBPF programs: hooks and maps that bind the engine to the kernel.
 //!
-//! Nothing here changes a packet or its fate: classifiers answer "next", the socket hook answers
-//! "allow". One noun a file; what a packet's account means is in the engine.
+//! Nothing here changes a packet. Only the classifiers of `enforce` may end its way; those of `observe`
+//! answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
+//! mean is in the engine.
 //!
 //! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
 
@@ -12,9 +13,11 @@
 mod bench;
 mod cells;
 mod drops;
+mod enforce;
 mod events;
 mod maps;
 mod observe;
+mod policy;
 mod process;
 mod retire;
 mod skb;

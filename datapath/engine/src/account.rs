@@ -15,7 +15,7 @@ use crate::tcp::{self, Segment};
 
 /// How often an entry that is neither there nor can be made is looked for: user space may remove what
 /// another CPU has just made.
-const TRIES: u32 = 2;
+pub(crate) const TRIES: u32 = 2;
 
 /// UDP port of DNS servers (RFC 1035, 4.2.1), and the length of a DNS header.
 const DNS_PORT: u16 = 53;
@@ -66,11 +66,11 @@ pub fn observe_headers<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) 
 /// verifier looks at the result's register even where there is no result, and what happens to be
 /// left in it must not be an address of the stack.
 #[derive(Clone, Copy)]
-struct Done(#[allow(dead_code, reason = "only there to be in a register")] u32);
+pub(crate) struct Done(#[allow(dead_code, reason = "only there to be in a register")] u32);
 
 /// A first fragment lends its ports to the later ones. Out of line: rare.
 #[inline(never)]
-fn fragment<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) -> Done {
+pub(crate) fn fragment<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) -> Done {
     let key = FragmentKey {
         source: headers.source,
         destination: headers.destination,
@@ -82,13 +82,15 @@ fn fragment<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) -> Done {
             source: headers.source_port,
             destination: headers.destination_port,
             protocol: headers.protocol,
-            pad: [0; 3],
+            pad: 0,
+            icmp_type: headers.icmp_type,
         };
         host.put_fragment(&key, ports);
     } else if let Some(ports) = host.fragment(&key) {
         headers.source_port = ports.source;
         headers.destination_port = ports.destination;
         headers.protocol = ports.protocol;
+        headers.icmp_type = ports.icmp_type;
     }
     Done::here()
 }
@@ -103,9 +105,26 @@ fn create<H: Host>(
     key: &ConnKey,
     direction: usize,
 ) -> bool {
+    create_with(host, frame, headers, key, direction, |_| ())
+}
+
+/// As [`create`]; `complete` adds to the new entry.
+#[inline(always)]
+pub(crate) fn create_with<H: Host>(
+    host: &H,
+    frame: &Frame,
+    headers: &Headers,
+    key: &ConnKey,
+    direction: usize,
+    complete: impl FnOnce(&mut ConnValue),
+) -> bool {
     let packet = Counted::new(frame, headers, direction & 1);
     let now = host.now_ns();
-    let cause = match host.insert(key, |value| packet.begin(host, value, now)) {
+    let fill = |value: &mut ConnValue| {
+        packet.begin(host, value, now);
+        complete(value);
+    };
+    let cause = match host.insert(key, fill) {
         Ok(()) => {
             host.event(event::CREATED, 0, now, now, key);
             packet.names(host, now, key);
@@ -121,7 +140,7 @@ fn create<H: Host>(
 }
 
 /// What one packet adds.
-struct Counted<'a> {
+pub(crate) struct Counted<'a> {
     frame: &'a Frame,
     headers: &'a Headers,
     direction: usize,
@@ -132,7 +151,7 @@ struct Counted<'a> {
 
 impl Done {
     #[inline(always)]
-    fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self(black_box(0))
     }
 }
@@ -141,14 +160,14 @@ impl Done {
 
 impl<'a> Counted<'a> {
     #[inline(always)]
-    fn new(frame: &'a Frame, headers: &'a Headers, direction: usize) -> Self {
+    pub(crate) fn new(frame: &'a Frame, headers: &'a Headers, direction: usize) -> Self {
         let bytes = u64::from(frame.length.saturating_sub(frame.link_header));
         Self { frame, headers, direction, bytes }
     }
 
     /// Adds the packet to a connection that exists.
     #[inline(always)]
-    fn add<H: Host>(&self, host: &H, cells: &ConnCells<H::Shared>, key: &ConnKey) {
+    pub(crate) fn add<H: Host>(&self, host: &H, cells: &ConnCells<H::Shared>, key: &ConnKey) {
         if cells.retired.get() != 0 {
             return host.unattributed(self.frame, iface::RETIRING);
         }
@@ -185,7 +204,7 @@ impl<'a> Counted<'a> {
     fn begin<H: Host>(&self, host: &H, value: &mut ConnValue, now: u64) {
         value.dirs[self.direction] = DirHot { packets: 1, bytes: self.bytes, last: host.jiffies() };
         value.id = now;
-        value.client = self.direction as u8;
+        value.client = self.headers.client(self.direction) as u8;
         value.cookie = host.cookie();
         let more = &mut value.more[self.direction];
         more.first_ns = now;
@@ -209,9 +228,6 @@ impl<'a> Counted<'a> {
             }
             STATE_SYN_RECV => value.synack_ns = now,
             _ => {}
-        }
-        if tcp::is_answer(header.flags) {
-            value.client = self.direction as u8 ^ 1;
         }
         let consumed =
             self.headers.payload_bytes + u32::from(header.flags & (tcp::SYN | tcp::FIN) != 0);

@@ -77,6 +77,9 @@ pub struct ConnCells<S: Shared> {
     pub tcp_flags: [S::U8; 2],
     pub state: S::U8,
     pub client: S::U8,
+    /// `revision`, `verdict` and `pad` as one word ([`Judged`]), so that nobody sees one of them new
+    /// and the other old.
+    pub judged: S::U64,
     pub id: S::U64,
     pub more: [MoreCells<S>; 2],
     pub syn_ns: S::U64,
@@ -85,8 +88,14 @@ pub struct ConnCells<S: Shared> {
     pub initial_seq: S::U32,
     pub reuses: S::U32,
     pub cookie: S::U64,
+    pub origin: S::U32,
+    pub peer_identity: S::U32,
     pub before: [TotalsCells<S>; 2],
 }
+
+/// What [`ConnCells::judged`] holds: the bytes of `revision`, `verdict` and three zeroes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged(pub u64);
 
 /// Fields of equal name must lie at equal places, for one is read through the other.
 macro_rules! same_layout {
@@ -153,6 +162,30 @@ impl<S: Shared> TotalsCells<S> {
     }
 }
 
+// === impl Judged ===
+
+impl Judged {
+    /// A verdict of a revision.
+    #[inline(always)]
+    pub fn new(revision: u32, verdict: u8) -> Self {
+        let [a, b, c, d] = revision.to_ne_bytes();
+        Self(u64::from_ne_bytes([a, b, c, d, verdict, 0, 0, 0]))
+    }
+
+    /// The revision.
+    #[inline(always)]
+    pub fn revision(self) -> u32 {
+        let [a, b, c, d, ..] = self.0.to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    /// The verdict.
+    #[inline(always)]
+    pub fn verdict(self) -> u8 {
+        self.0.to_ne_bytes()[4]
+    }
+}
+
 // === impl ConnCells ===
 
 impl<S: Shared> ConnCells<S> {
@@ -164,17 +197,25 @@ impl<S: Shared> ConnCells<S> {
         same_layout!(TotalsCells, DirTotals: packets, bytes, extra_segments, extra_bytes);
         same_layout!(ConnCells, ConnValue: dirs, retired, tcp_flags, state, client, id, more);
         same_layout!(ConnCells, ConnValue: syn_ns, synack_ns, ack_ns, initial_seq, reuses);
-        same_layout!(ConnCells, ConnValue: cookie, before);
+        same_layout!(ConnCells, ConnValue: cookie, origin, peer_identity, before);
+        let judged = offset_of!(ConnCells<S>, judged);
+        assert!(judged == offset_of!(ConnValue, revision) && judged % 8 == 0);
+        assert!(judged + 4 == offset_of!(ConnValue, verdict));
+        assert!(judged + 8 == offset_of!(ConnValue, id) && judged + 8 == 64);
     };
 
     /// What the cells hold now, field by field.
     pub fn read(&self) -> ConnValue {
+        let judged = Judged(self.judged.get());
         ConnValue {
             dirs: [self.dirs[0].read(), self.dirs[1].read()],
             retired: self.retired.get(),
             tcp_flags: [self.tcp_flags[0].get(), self.tcp_flags[1].get()],
             state: self.state.get(),
             client: self.client.get(),
+            revision: judged.revision(),
+            verdict: judged.verdict(),
+            pad: [0; 3],
             id: self.id.get(),
             more: [self.more[0].read(), self.more[1].read()],
             syn_ns: self.syn_ns.get(),
@@ -183,6 +224,8 @@ impl<S: Shared> ConnCells<S> {
             initial_seq: self.initial_seq.get(),
             reuses: self.reuses.get(),
             cookie: self.cookie.get(),
+            origin: self.origin.get(),
+            peer_identity: self.peer_identity.get(),
             before: [self.before[0].read(), self.before[1].read()],
         }
     }
@@ -200,6 +243,7 @@ impl<S: Shared> ConnCells<S> {
         self.retired.set(plain.retired);
         self.state.set(plain.state);
         self.client.set(plain.client);
+        self.judged.set(Judged::new(plain.revision, plain.verdict).0);
         self.id.set(plain.id);
         self.syn_ns.set(plain.syn_ns);
         self.synack_ns.set(plain.synack_ns);
@@ -207,5 +251,7 @@ impl<S: Shared> ConnCells<S> {
         self.initial_seq.set(plain.initial_seq);
         self.reuses.set(plain.reuses);
         self.cookie.set(plain.cookie);
+        self.origin.set(plain.origin);
+        self.peer_identity.set(plain.peer_identity);
     }
 }

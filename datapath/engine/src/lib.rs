@@ -6,6 +6,8 @@
 //! [`observe()`] is all that happens to a packet: [`parse`] its headers, make its [`key`], find or
 //! create its connection and count it there ([`account`]), and follow TCP ([`tcp`]). Whatever cannot
 //! be counted in a connection is counted as unattributed, by cause: each packet exactly once.
+//! [`enforce()`](enforce()) does the same and says besides whether the packet may pass: by the verdict in
+//! the connection's entry, or by [`policy`] where there is none of the present revision.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -14,12 +16,17 @@ pub mod account;
 #[cfg(target_has_atomic = "8")]
 pub mod atomics;
 pub mod cells;
+pub mod enforce;
 pub mod host;
 pub mod key;
 pub mod packet;
 pub mod parse;
+pub mod policy;
 pub mod tcp;
 
 pub use account::{observe, observe_headers, observe_unparsed};
+pub use enforce::{
+    Case, Enforcer, Fate, Seen, enforce, enforce_case, enforce_unparsed, locate, pass_known,
+};
 pub use host::{Frame, Host, Refusal};
 pub use packet::{Packet, Slice};

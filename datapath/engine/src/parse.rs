@@ -9,6 +9,7 @@ mod ip;
 mod transport;
 
 use crate::packet::Packet;
+use crate::tcp;
 
 pub use ip::MAX_EXTENSIONS;
 
@@ -35,6 +36,9 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 /// UDP-Lite.
 pub const UDPLITE: u8 = 136;
+
+/// No ICMP type.
+pub const NO_TYPE: u16 = 0xffff;
 
 /// Why a frame has no [`Headers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,8 @@ pub struct Headers {
     pub identification: u32,
     /// For fragments: protocol by the IP or fragment header.
     pub fragment_protocol: u8,
+    /// For ICMP: its type, or [`NO_TYPE`] where it is unknown (a fragment without its first).
+    pub icmp_type: u16,
     /// For TCP: its header, if it is here (see [`Headers::tcp`]).
     pub tcp: Tcp,
     /// Where the network header begins, bytes from the frame's beginning.
@@ -190,6 +196,7 @@ impl Headers {
         fragment: Fragment::WHOLE,
         identification: 0,
         fragment_protocol: 0,
+        icmp_type: NO_TYPE,
         tcp: Tcp { sequence: 0, acknowledgement: 0, flags: 0 },
         network_offset: 0,
         header_bytes: 0,
@@ -204,9 +211,27 @@ impl Headers {
         self.protocol ^= zero as u8;
         self.fragment.0 ^= zero as u8;
         self.fragment_protocol ^= zero as u8;
+        self.icmp_type ^= zero as u16;
         self.identification ^= zero;
         self.header_bytes ^= zero;
         self.payload_bytes ^= zero;
+    }
+
+    /// Direction of the client, were a packet with these headers and of this direction a connection's
+    /// first: its sender, unless it is an answer (TCP SYN-ACK, ICMP echo reply).
+    #[inline(always)]
+    pub fn client(&self, direction: usize) -> usize {
+        let answers = match self.tcp() {
+            Some(header) => tcp::is_answer(header.flags),
+            None => self.is_echo_reply(),
+        };
+        direction ^ usize::from(answers)
+    }
+
+    #[inline(always)]
+    fn is_echo_reply(&self) -> bool {
+        (self.protocol == ICMP && self.icmp_type == 0)
+            || (self.protocol == ICMPV6 && self.icmp_type == 129)
     }
 
     /// TCP's header, if it is here.

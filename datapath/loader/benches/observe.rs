@@ -33,6 +33,7 @@ fn main() -> Result<(), Failure> {
         dns: false,
         drops: false,
         cgroup: None,
+        policy: None,
     };
     pin_thread(1);
     let measured = measure(&options);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use datapath_loader::{Datapath, Options, Transport, default_pin_root};
+use datapath_loader::{Datapath, Mode, Options, PolicySizes, Transport, default_pin_root};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -21,6 +21,7 @@ fn main() -> Result<(), Failure> {
         dns: true,
         drops: true,
         cgroup: cgroup(),
+        policy: Some(PolicySizes::USUAL),
     };
     let mut datapath = Datapath::open(options)?;
     for feature in datapath.features() {
@@ -41,7 +42,7 @@ fn main() -> Result<(), Failure> {
 fn observe(datapath: &mut Datapath, interface: &str, seconds: u64) -> Result<(), Failure> {
     let mut events = datapath.events()?;
     let before = counters(interface)?;
-    let attached = datapath.attach(interface)?;
+    let attached = datapath.attach(interface, Mode::Enforce)?;
     std::thread::sleep(Duration::from_secs(seconds));
     let (mut packets, mut bytes) = (0, 0);
     let connections = datapath.connections().walk(&mut |_, value| {

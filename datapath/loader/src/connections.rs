@@ -79,7 +79,7 @@ impl Connections {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     *buffers = Buffers::new(buffers.keys.len() * 2);
                 }
-                Err(error) if walked == 0 && is_unknown(&error) => return self.walk_slowly(on),
+                Err(error) if walked == 0 && map::is_unknown(&error) => return self.walk_slowly(on),
                 Err(error) => return Err(error),
             }
         }
@@ -121,7 +121,7 @@ impl Connections {
         for chunk in keys.chunks(MAX_RECORDS as usize) {
             self.mark(chunk).doing(|| "marking connections as retired")?;
         }
-        self.wait().doing(|| "waiting for packets in flight")?;
+        self.barrier()?;
         let mut retired = Vec::with_capacity(keys.len());
         for (key, _) in keys {
             if let Some(value) = self.get(key)?
@@ -142,7 +142,11 @@ impl Connections {
         run::run(self.0.retire.as_fd(), &packet, &mut [], 1).map(drop)
     }
 
-    /// Waits for an RCU grace period.
+    /// Waits for an RCU grace period: what packets were doing when it was called, they have done by then.
+    pub(crate) fn barrier(&self) -> Result<(), Error> {
+        self.wait().doing(|| "waiting for packets in flight")
+    }
+
     fn wait(&self) -> io::Result<()> {
         // SAFETY: no addresses.
         if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } == 0 {
@@ -183,9 +187,4 @@ impl Buffers {
         let key = Record::ZERO.key;
         Self { keys: vec![key; length], values: vec![ConnValue::ZERO; length] }
     }
-}
-
-/// The kernel does not know the command, or not for this map.
-fn is_unknown(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524))
 }

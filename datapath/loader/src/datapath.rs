@@ -24,7 +24,7 @@ use crate::object::Loaded;
 use crate::pins::Pins;
 use crate::sys::map;
 use crate::{
-    Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, ProgramInfo,
+    Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, PolicyTables, ProgramInfo,
     ReportedMap, Transport, counters, events, inventory, maps, pins,
 };
 
@@ -43,6 +43,7 @@ pub struct Datapath {
     loaded: Loaded,
     maps: Maps,
     connections: Connections,
+    policy: PolicyTables,
     types: Types,
     symbols: OnceLock<Symbols>,
     ticks: Ticks,
@@ -78,7 +79,8 @@ impl Datapath {
             Ok(btf) => Types::of(&btf),
             Err(error) => Types::unknown(error.to_string()),
         };
-        let mut loaded = Loaded::load(&options, &types, &pins, &shapes)?;
+        let enforce = options.policy.is_some() || attach::is_enforced(&pins)?;
+        let mut loaded = Loaded::load(&options, &types, &pins, &shapes, enforce)?;
         let maps = Maps::open(&pins)?;
         if options.transport == Transport::Ring {
             events::fill_rings(maps.rings.as_fd(), cpus, options.ring_bytes)
@@ -88,6 +90,9 @@ impl Datapath {
         let ticks = Ticks::measure(loaded.get("tick")?).doing(|| "reading the kernel's clocks")?;
         let retire = loaded.get("retire")?.try_clone_to_owned().doing(|| "program retire")?;
         let connections = Connections::new(maps.connections.clone(), retire, maps.rings.clone());
+        let retire_denied =
+            loaded.get("retire_denied")?.try_clone_to_owned().doing(|| "program retire_denied")?;
+        let policy = PolicyTables::open(&pins, retire_denied, connections.clone())?;
         let tcx = attach::tcx(&loaded, clsact);
         links::drops(&pins, &mut loaded);
         links::sockets(&pins, &mut loaded, options.cgroup.as_deref());
@@ -108,6 +113,7 @@ impl Datapath {
             loaded,
             maps,
             connections,
+            policy,
             types,
             symbols: OnceLock::new(),
             ticks,
@@ -153,6 +159,12 @@ impl Datapath {
     /// The connection table.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
+    }
+
+    /// The policy tables. Without [`Options::policy`] they have room for one entry each, or what an earlier process
+    /// gave them.
+    pub fn policy(&self) -> PolicyTables {
+        self.policy.clone()
     }
 
     /// What passed an interface's hooks and belongs to no connection: ingress, egress; bytes as the

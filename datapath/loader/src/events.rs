@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use datapath_abi::drops::DropEvent;
-use datapath_abi::event::{self, ConnEvent};
+use datapath_abi::event::{self, ConnEvent, DeniedEvent};
 use datapath_abi::names::DnsEvent;
 use zerocopy::FromBytes;
 
@@ -27,6 +27,8 @@ pub enum Event<'a> {
     Drop(&'a DropEvent),
     /// A DNS answer passed.
     Dns(&'a DnsEvent),
+    /// The policy refused something new, or would have.
+    Denied(&'a DeniedEvent),
 }
 
 /// The one reader of the events. It does not wait: nobody wakes it, so drain on a timer.
@@ -110,6 +112,7 @@ impl<'a> Event<'a> {
             }
             event::DROP => Self::Drop(DropEvent::ref_from_prefix(record).ok()?.0),
             event::DNS => Self::Dns(DnsEvent::ref_from_prefix(record).ok()?.0),
+            event::DENIED => Self::Denied(DeniedEvent::ref_from_prefix(record).ok()?.0),
             _ => return None,
         })
     }

@@ -22,6 +22,15 @@ pub enum AttachedBy {
     Clsact,
 }
 
+/// What is done at an interface's hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Packets are counted. These programs cannot end a packet's way.
+    Observe,
+    /// Packets are counted, and pass or not by the policy tables.
+    Enforce,
+}
+
 /// An interface whose two hooks we observe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
@@ -34,6 +43,8 @@ pub struct Attached {
     /// Length of its link header in bytes: what to add to a connection's bytes for each packet to
     /// get the interface's own.
     pub link_header: u8,
+    /// What is done there.
+    pub mode: Mode,
 }
 
 /// Ingress or egress.
@@ -94,13 +105,23 @@ impl Device {
     }
 
     /// The program for one of its hooks.
-    pub(crate) fn program(self, hook: Hook) -> &'static str {
-        match (self, hook) {
-            (Self::Bare, Hook::Ingress) => "observe_l3_in",
-            (Self::Bare, Hook::Egress) => "observe_l3_out",
-            (_, Hook::Ingress) => "observe_ingress",
-            (_, Hook::Egress) => "observe_egress",
-        }
+    pub(crate) fn program(self, hook: Hook, mode: Mode) -> &'static str {
+        let [observe, enforce] = match (self, hook) {
+            (Self::Bare, Hook::Ingress) => ["observe_l3_in", "enforce_l3_in"],
+            (Self::Bare, Hook::Egress) => ["observe_l3_out", "enforce_l3_out"],
+            (_, Hook::Ingress) => ["observe_ingress", "enforce_ingress"],
+            (_, Hook::Egress) => ["observe_egress", "enforce_egress"],
+        };
+        if mode == Mode::Enforce { enforce } else { observe }
+    }
+}
+
+// === impl Mode ===
+
+impl Mode {
+    /// Mode of a program by its name; the kernel keeps 15 bytes of it.
+    pub(crate) fn of(program: &str) -> Self {
+        if program.starts_with("enforce_") { Self::Enforce } else { Self::Observe }
     }
 }
 

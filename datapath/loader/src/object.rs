@@ -17,8 +17,19 @@ use crate::{Error, Options, Transport};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
 /// Programs without which there is no datapath.
-const NEEDED: [&str; 6] =
-    ["observe_ingress", "observe_egress", "observe_l3_in", "observe_l3_out", "retire", "tick"];
+const NEEDED: [&str; 7] = [
+    "observe_ingress",
+    "observe_egress",
+    "observe_l3_in",
+    "observe_l3_out",
+    "retire",
+    "retire_denied",
+    "tick",
+];
+
+/// Programs without which there is no policy.
+const ENFORCING: [&str; 4] =
+    ["enforce_ingress", "enforce_egress", "enforce_l3_in", "enforce_l3_out"];
 
 /// Programs in the kernel.
 #[derive(Debug)]
@@ -34,16 +45,18 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// Loads the object; maps with a pin are taken from there, others of `shapes` are made and
-    /// pinned.
+    /// pinned. `enforce`: with the programs for policy.
     pub(crate) fn load(
         options: &Options,
         types: &Types,
         pins: &Pins,
         shapes: &[Shape],
+        enforce: bool,
     ) -> Result<Self, Error> {
         let mut ebpf = parse(options, types, pins, shapes)?;
         let mut programs = BTreeMap::new();
-        for name in NEEDED {
+        let enforcing = ENFORCING.iter().filter(|_| enforce);
+        for &name in NEEDED.iter().chain(enforcing) {
             let fd = program(&mut ebpf, name)?
                 .map_err(|source| Error::Program { name, source: Box::new(source) })?;
             programs.insert(name, fd);

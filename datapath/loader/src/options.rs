@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Error;
+use crate::{Error, PolicySizes};
 
 /// How events reach user space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub struct Options {
     pub drops: bool,
     /// A cgroup (version 2): who makes a socket within it is remembered.
     pub cgroup: Option<PathBuf>,
+    /// Room for policy, where interfaces may be attached in [`Mode::Enforce`](crate::Mode). Without, the tables
+    /// that an earlier process has pinned are kept as they are.
+    pub policy: Option<PolicySizes>,
 }
 
 // === impl Options ===

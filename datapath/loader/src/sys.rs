@@ -26,6 +26,7 @@ pub(crate) enum Command {
     Pin = 6,
     Get = 7,
     TestRun = 10,
+    ProgramIdToFd = 13,
     MapIdToFd = 14,
     Info = 15,
     RawTracepoint = 17,
@@ -114,6 +115,12 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(crate) fn map_of_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: no addresses.
     unsafe { bpf_fd(Command::MapIdToFd, &mut Id { id, next: 0, flags: 0 }) }
+}
+
+/// Opens a program by its id (`CAP_SYS_ADMIN`).
+pub(crate) fn program_of_id(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no addresses.
+    unsafe { bpf_fd(Command::ProgramIdToFd, &mut Id { id, next: 0, flags: 0 }) }
 }
 
 /// Opens a link by its id (`CAP_SYS_ADMIN`).

@@ -1,10 +1,10 @@
 //! `networking.k8s.io/v1` NetworkPolicy.
 
-use std::net::IpAddr;
-
 use serde::Deserialize;
 
-use crate::document::Section;
+use crate::address::Cidr;
+use crate::cilium::ports::port_name;
+use crate::rule::{Peer, Port, Rule, Section};
 use crate::selector::Selector;
 
 /// `spec` of a NetworkPolicy.
@@ -26,27 +26,24 @@ enum PolicyType {
     Egress,
 }
 
+// `null` is the same as absent to the API server.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ingress {
-    #[serde(default)]
-    from: Vec<Peer>,
-    #[serde(default)]
-    ports: Vec<Port>,
+    from: Option<Vec<ApiPeer>>,
+    ports: Option<Vec<ApiPort>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Egress {
-    #[serde(default)]
-    to: Vec<Peer>,
-    #[serde(default)]
-    ports: Vec<Port>,
+    to: Option<Vec<ApiPeer>>,
+    ports: Option<Vec<ApiPort>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Peer {
+struct ApiPeer {
     pod_selector: Option<Selector>,
     namespace_selector: Option<Selector>,
     ip_block: Option<IpBlock>,
@@ -62,9 +59,9 @@ struct IpBlock {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Port {
+struct ApiPort {
     port: Option<NumberOrName>,
-    end_port: Option<u16>,
+    end_port: Option<i64>,
     protocol: Option<String>,
 }
 
@@ -79,96 +76,148 @@ enum NumberOrName {
 
 impl Spec {
     pub(crate) fn section(self) -> Result<Section, String> {
-        self.pod_selector.validate().map_err(|error| format!("podSelector: {error}"))?;
-        for (i, rule) in self.ingress.iter().flatten().enumerate() {
-            rule_syntax(&rule.from, &rule.ports).map_err(|e| format!("ingress[{i}]: {e}"))?;
-        }
-        for (i, rule) in self.egress.iter().flatten().enumerate() {
-            rule_syntax(&rule.to, &rule.ports).map_err(|e| format!("egress[{i}]: {e}"))?;
+        self.pod_selector.validate_plain().map_err(|error| format!("podSelector: {error}"))?;
+        if self.policy_types.len() > 2 {
+            return Err("policyTypes: at most two".to_owned());
         }
         // API reference, policyTypes: without it, Ingress always, and Egress if there is a rule.
         let stated = !self.policy_types.is_empty();
         let isolates = |kind| self.policy_types.contains(&kind);
+        let isolates_ingress = !stated || isolates(PolicyType::Ingress);
+        let isolates_egress = isolates(PolicyType::Egress) || (!stated && self.egress.is_some());
+        let mut ingress = Vec::new();
+        for (i, rule) in self.ingress.into_iter().flatten().enumerate() {
+            let rule = rule_of(i, "from", rule.from, rule.ports);
+            ingress.push(rule.map_err(|error| format!("ingress[{i}].{error}"))?);
+        }
+        let mut egress = Vec::new();
+        for (i, rule) in self.egress.into_iter().flatten().enumerate() {
+            let rule = rule_of(i, "to", rule.to, rule.ports);
+            egress.push(rule.map_err(|error| format!("egress[{i}].{error}"))?);
+        }
+        // Rules of a direction that policyTypes leaves out are without effect.
+        if !isolates_ingress {
+            ingress.clear();
+        }
+        if !isolates_egress {
+            egress.clear();
+        }
         Ok(Section {
-            isolates_ingress: !stated || isolates(PolicyType::Ingress),
-            isolates_egress: isolates(PolicyType::Egress) || (!stated && self.egress.is_some()),
-            ingress_rules: self.ingress.map_or(0, |rules| rules.len()),
-            egress_rules: self.egress.map_or(0, |rules| rules.len()),
             subject: self.pod_selector,
             nodes: false,
+            isolates_ingress,
+            isolates_egress,
+            ingress,
+            egress,
         })
     }
 }
 
-fn rule_syntax(peers: &[Peer], ports: &[Port]) -> Result<(), String> {
-    peers.iter().try_for_each(peer_syntax)?;
-    ports.iter().try_for_each(port_syntax)
+/// An empty list is the same as none: everybody, or every port.
+fn rule_of(
+    index: usize,
+    name: &str,
+    peers: Option<Vec<ApiPeer>>,
+    ports: Option<Vec<ApiPort>>,
+) -> Result<Rule, String> {
+    let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
+    let any_peer = peers.is_empty();
+    let peers: Result<Vec<Peer>, String> = peers
+        .into_iter()
+        .enumerate()
+        .map(|(i, peer)| peer.peer().map_err(|error| format!("{name}[{i}]: {error}")))
+        .collect();
+    let any_port = ports.is_empty();
+    let ports: Result<Vec<Port>, String> = ports
+        .into_iter()
+        .enumerate()
+        .map(|(i, port)| port.port().map_err(|error| format!("ports[{i}]: {error}")))
+        .collect();
+    Ok(Rule {
+        deny: false,
+        index,
+        peers: Some(peers?).filter(|_| !any_peer),
+        ports: Some(ports?).filter(|_| !any_port),
+        effective: true,
+        not_enforced: Vec::new(),
+        lines: None,
+    })
 }
 
-fn peer_syntax(peer: &Peer) -> Result<(), String> {
-    let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
-    match &peer.ip_block {
-        Some(_) if selects => Err("a peer has either ipBlock or selectors".to_owned()),
-        Some(block) => block.validate(),
-        None if selects => [&peer.pod_selector, &peer.namespace_selector]
-            .into_iter()
-            .flatten()
-            .try_for_each(Selector::validate),
-        None => Err("a peer needs podSelector, namespaceSelector or ipBlock".to_owned()),
-    }
-}
+// === impl ApiPeer ===
 
-fn port_syntax(port: &Port) -> Result<(), String> {
-    if let Some(protocol) = &port.protocol
-        && !matches!(protocol.as_str(), "TCP" | "UDP" | "SCTP")
-    {
-        return Err(format!("protocol {protocol:?} is not TCP, UDP or SCTP"));
-    }
-    match (&port.port, port.end_port) {
-        (Some(NumberOrName::Number(n)), _) if !(1..=65535).contains(n) => {
-            Err(format!("port {n} is not between 1 and 65535"))
+impl ApiPeer {
+    fn peer(self) -> Result<Peer, String> {
+        let selects = self.pod_selector.is_some() || self.namespace_selector.is_some();
+        match self.ip_block {
+            Some(_) if selects => Err("a peer has either ipBlock or selectors".to_owned()),
+            Some(block) => block.peer().map_err(|error| format!("ipBlock: {error}")),
+            None if selects => {
+                for selector in [&self.pod_selector, &self.namespace_selector].into_iter().flatten()
+                {
+                    selector.validate_plain()?;
+                }
+                let pods = self.pod_selector.unwrap_or_default();
+                Ok(Peer::Pods { namespaces: self.namespace_selector, pods })
+            }
+            None => Err("a peer needs podSelector, namespaceSelector or ipBlock".to_owned()),
         }
-        (Some(NumberOrName::Number(n)), Some(end)) if i64::from(end) < *n => {
-            Err(format!("endPort {end} is below port {n}"))
-        }
-        (Some(NumberOrName::Name(name)), Some(_)) => {
-            Err(format!("endPort needs a numeric port, not {name:?}"))
-        }
-        (None, Some(_)) => Err("endPort needs a port".to_owned()),
-        _ => Ok(()),
     }
 }
 
 // === impl IpBlock ===
 
 impl IpBlock {
-    fn validate(&self) -> Result<(), String> {
-        let (block, length) = cidr(&self.cidr)?;
+    fn peer(&self) -> Result<Peer, String> {
+        let cidr: Cidr = self.cidr.parse()?;
+        let mut except = Vec::with_capacity(self.except.len());
         for text in &self.except {
-            let (inner, inner_length) = cidr(text)?;
-            if inner_length <= length || !contains(block, length, inner) {
+            let inner: Cidr = text.parse()?;
+            if inner.length() <= cidr.length() || !cidr.contains(&inner) {
                 return Err(format!("except {text} is not inside {}", self.cidr));
             }
+            except.push(inner);
         }
-        Ok(())
+        Ok(Peer::Block { cidr, except })
     }
 }
 
-/// Parses `address/length`.
-pub(crate) fn cidr(text: &str) -> Result<(IpAddr, u8), String> {
-    let parsed = text.split_once('/').and_then(|(address, length)| {
-        let address: IpAddr = address.parse().ok()?;
-        let length: u8 = length.parse().ok()?;
-        (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
-    });
-    parsed.ok_or_else(|| format!("{text:?} is not a CIDR"))
-}
+// === impl ApiPort ===
 
-fn contains(block: IpAddr, length: u8, address: IpAddr) -> bool {
-    let (a, b, width) = match (block, address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
-        _ => return false,
-    };
-    (a ^ b).checked_shr(width - u32::from(length)).unwrap_or(0) == 0
+impl ApiPort {
+    fn port(&self) -> Result<Port, String> {
+        let protocol = match self.protocol.as_deref() {
+            None | Some("TCP") => 6,
+            Some("UDP") => 17,
+            Some("SCTP") => 132,
+            Some(other) => return Err(format!("protocol {other:?} is not TCP, UDP or SCTP")),
+        };
+        let number = |n: i64| u16::try_from(n).ok().filter(|n| *n > 0);
+        match (&self.port, self.end_port) {
+            (None, None) => Ok(Port::Range { protocol, first: 0, last: u16::MAX }),
+            (None, Some(_)) => Err("endPort needs a port".to_owned()),
+            (Some(NumberOrName::Name(name)), Some(_)) => {
+                Err(format!("endPort needs a numeric port, not {name:?}"))
+            }
+            (Some(NumberOrName::Name(name)), None) => {
+                // The API server compares names without regard to case nowhere: they are lower case.
+                port_name(name)?;
+                Ok(Port::Named { protocol, name: name.clone() })
+            }
+            (Some(NumberOrName::Number(n)), end) => {
+                let range = |n| format!("port {n} is not between 1 and 65535");
+                let first = number(*n).ok_or_else(|| range(*n))?;
+                let last = match end {
+                    None => first,
+                    Some(end) if end < i64::from(first) => {
+                        return Err(format!("endPort {end} is below port {first}"));
+                    }
+                    Some(end) => {
+                        number(end).ok_or_else(|| format!("endPort {end}: {}", range(end)))?
+                    }
+                };
+                Ok(Port::Range { protocol, first, last })
+            }
+        }
+    }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// A selector: every label and every requirement must hold. An empty one selects everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// Labels that must have exactly these values.
@@ -17,7 +19,7 @@ pub struct Selector {
 }
 
 /// One requirement on one label.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Requirement {
     /// The label.
@@ -30,7 +32,9 @@ pub struct Requirement {
 }
 
 /// How a requirement judges a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize,
+)]
 pub enum Operator {
     /// The label is there and has one of the values.
     In,
@@ -51,6 +55,12 @@ pub struct Subject<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// The namespace's labels.
     pub namespace_labels: &'a BTreeMap<String, String>,
+    /// Name of the service account; empty where unknown.
+    pub service_account: &'a str,
+    /// Name of the cluster; empty where it has none.
+    pub cluster: &'a str,
+    /// Cilium's reserved labels that it carries, such as `host`.
+    pub reserved: &'a [&'static str],
 }
 
 /// Cilium's names for facts that are no labels of the pod.
@@ -58,6 +68,12 @@ const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const NAMESPACE_LABEL: &str = "io.cilium.k8s.namespace.labels.";
 /// Where a label came from, in Cilium's selectors; a pod's labels are all of the source `k8s`.
 const SOURCES: [&str; 2] = ["k8s:", "any:"];
+/// Sources of labels that no pod has here: a selector may name them, but nothing carries one.
+const FOREIGN: [&str; 7] =
+    ["container:", "cidr:", "cidrgroup:", "fqdn:", "node:", "unspec:", "mesos:"];
+const RESERVED: &str = "reserved:";
+const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
 // === impl Selector ===
 
@@ -80,7 +96,23 @@ impl Selector {
             || self.match_expressions.iter().any(|requirement| bare(&requirement.key) == key)
     }
 
-    /// Checks what the types cannot: names, values, and the number of values.
+    /// Whether it asks for one of Cilium's `reserved:` labels.
+    pub fn names_reserved(&self) -> bool {
+        self.keys().any(|key| key.starts_with(RESERVED))
+    }
+
+    /// Whether it asks for the namespace itself (not for the namespace's labels).
+    pub fn names_namespace(&self) -> bool {
+        self.names(NAMESPACE)
+    }
+
+    /// The labels asked about, as written.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let labels = self.match_labels.keys().map(String::as_str);
+        labels.chain(self.match_expressions.iter().map(|requirement| requirement.key.as_str()))
+    }
+
+    /// Checks what the types cannot, for a Cilium selector: names, values, and the number of values.
     ///
     /// # Errors
     /// A message that names the label.
@@ -91,12 +123,24 @@ impl Selector {
         }
         self.match_expressions.iter().try_for_each(Requirement::validate)
     }
+
+    /// As [`Self::validate`], for a Kubernetes selector, whose labels have no source.
+    ///
+    /// # Errors
+    /// A message that names the label.
+    pub fn validate_plain(&self) -> Result<(), String> {
+        if let Some(key) = self.keys().find(|key| key.contains(':')) {
+            return Err(format!("label {key:?} is not a valid label name"));
+        }
+        self.validate()
+    }
 }
 
 // === impl Requirement ===
 
 impl Requirement {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
+    /// Whether the subject meets it.
+    pub fn matches(&self, subject: &Subject<'_>) -> bool {
         let value = subject.get(&self.key);
         let listed = || value.is_some_and(|value| self.values.iter().any(|known| known == value));
         match self.operator {
@@ -123,19 +167,31 @@ impl Requirement {
 // === impl Subject ===
 
 impl<'a> Subject<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
+    /// Value of a label, whose key may have a source in front.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        if let Some(reserved) = key.strip_prefix(RESERVED) {
+            return self.reserved.contains(&reserved).then_some("");
+        }
+        if FOREIGN.iter().any(|source| key.starts_with(source)) {
+            return None;
+        }
         let key = bare(key);
         if let Some(value) = self.labels.get(key) {
             return Some(value);
         }
-        if key == NAMESPACE {
-            return Some(self.namespace);
+        let stated = |value: &'a str| (!value.is_empty()).then_some(value);
+        match key {
+            NAMESPACE => return stated(self.namespace),
+            SERVICE_ACCOUNT => return stated(self.service_account),
+            CLUSTER => return stated(self.cluster),
+            _ => {}
         }
         self.namespace_labels.get(key.strip_prefix(NAMESPACE_LABEL)?).map(String::as_str)
     }
 }
 
-fn bare(key: &str) -> &str {
+/// A key without the sources that a pod's labels have.
+pub(crate) fn bare(key: &str) -> &str {
     SOURCES.iter().find_map(|source| key.strip_prefix(source)).unwrap_or(key)
 }
 
@@ -143,8 +199,8 @@ fn bare(key: &str) -> &str {
 /// 63. (Kubernetes, "Labels and Selectors", syntax and character set.)
 fn key_syntax(key: &str) -> Result<(), String> {
     // `reserved:host` and the like name Cilium's own identities.
-    let name = bare(key);
-    let name = name.strip_prefix("reserved:").unwrap_or(name);
+    let sourced = FOREIGN.iter().chain([&RESERVED]).find_map(|source| key.strip_prefix(*source));
+    let name = sourced.unwrap_or_else(|| bare(key));
     let (prefix, name) = name.rsplit_once('/').unwrap_or(("", name));
     let prefix_ok = prefix.len() <= 253 && prefix.chars().all(|c| is_name(c) && c != '_');
     // Namespace labels are one long name in Cilium's spelling.
@@ -185,6 +241,9 @@ mod tests {
             namespace: "shop",
             labels: &map(labels),
             namespace_labels: &map(&[("team", "blue")]),
+            service_account: "",
+            cluster: "",
+            reserved: &[],
         })
     }
 

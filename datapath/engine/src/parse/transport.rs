@@ -71,6 +71,7 @@ fn icmp<P: Packet>(
     };
     headers.source_port = port;
     headers.destination_port = port;
+    headers.icmp_type = u16::from(kind);
     consume(headers, 8)
 }
 

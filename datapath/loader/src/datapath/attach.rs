@@ -3,16 +3,16 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use aya_obj::generated::bpf_link_info;
+use aya_obj::generated::{bpf_link_info, bpf_prog_info};
 use datapath_abi::iface::IfaceKey;
 
 use super::Datapath;
 use crate::error::Doing;
 use crate::hooks::{self, Device, Hook, MAX_IFINDEX, tc};
 use crate::object::Loaded;
-use crate::pins::{Pin, repin, unpin};
+use crate::pins::{Pin, Pins, repin, unpin};
 use crate::sys::{self, info, link, map};
-use crate::{Attached, AttachedBy, Error, counters};
+use crate::{Attached, AttachedBy, Error, Mode, counters};
 
 /// Whether the kernel knows tcx: asked to attach to an interface that cannot exist, it minds the
 /// interface; a kernel without minds the question.
@@ -31,9 +31,10 @@ pub(super) fn tcx(loaded: &Loaded, forbidden: bool) -> Result<(), String> {
 // === impl Datapath ===
 
 impl Datapath {
-    /// Observes an interface of this network namespace, on both hooks, before all others that are
-    /// attached there. Does nothing where it is observed already.
-    pub fn attach(&mut self, interface: &str) -> Result<Attached, Error> {
+    /// Attaches to an interface of this network namespace, on both hooks, before all others that are
+    /// there. Where that is done already, the programs are replaced if the mode is another one: every packet meets
+    /// those of the one mode or of the other. [`Mode::Enforce`] needs [`Options::policy`](crate::Options::policy).
+    pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<Attached, Error> {
         let name = interface.to_owned();
         let Some(ifindex) = hooks::index_of(interface) else {
             return Err(Error::NoInterface { name });
@@ -41,15 +42,25 @@ impl Datapath {
         if ifindex > MAX_IFINDEX {
             return Err(Error::Ifindex { name, ifindex });
         }
-        if let Some(attached) = self.attached.get(&ifindex)
-            && self.is_live(attached)
-        {
-            return Ok(attached.clone());
+        if mode == Mode::Enforce && self.loaded.get("enforce_ingress").is_err() {
+            let why = "none given, so there is nothing to enforce".to_owned();
+            return Err(Error::Option { option: "policy", why });
         }
         let device =
             hooks::device(interface).doing(|| format!("interface {interface}: its type"))?;
+        if let Some(attached) = self.attached.get(&ifindex)
+            && self.is_live(attached)
+        {
+            if attached.mode == mode {
+                return Ok(attached.clone());
+            }
+            let attached = Attached { mode, ..attached.clone() };
+            self.replace(&attached, device)?;
+            self.attached.insert(ifindex, attached.clone());
+            return Ok(attached);
+        }
         let by = if self.tcx { AttachedBy::Tcx } else { AttachedBy::Clsact };
-        let attached = Attached { ifindex, name, by, link_header: device.counted() };
+        let attached = Attached { ifindex, name, by, link_header: device.counted(), mode };
         self.undo(ifindex)?;
         counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
             .doing(|| format!("interface {interface}: making its counters"))?;
@@ -110,31 +121,39 @@ impl Datapath {
             return Ok(false);
         };
         let device = hooks::device(&name).doing(|| format!("interface {name}: its type"))?;
-        let attached = Attached { ifindex, name, by, link_header: device.counted() };
+        let mode = mode_of(&self.pins, ifindex);
+        let attached = Attached { ifindex, name, by, link_header: device.counted(), mode };
         if !self.is_live(&attached) {
             return Ok(false);
         }
         counters::create(self.maps.interfaces.as_fd(), ifindex, self.cpus)
             .doing(|| format!("interface {}: making its counters", attached.name))?;
+        self.replace(&attached, device)?;
+        self.attached.insert(ifindex, attached);
+        Ok(true)
+    }
+
+    /// Puts our programs into hooks that are ours already.
+    fn replace(&self, attached: &Attached, device: Device) -> Result<(), Error> {
+        let ifindex = attached.ifindex;
         for hook in Hook::BOTH {
-            let program = self.loaded.get(device.program(hook))?;
-            let replaced = match by {
+            let program = self.loaded.get(device.program(hook, attached.mode))?;
+            let replaced = match attached.by {
                 AttachedBy::Tcx => sys::open_pin(&self.pins.tcx(ifindex, hook))
                     .and_then(|link| link::update(link.as_fd(), program)),
                 AttachedBy::Clsact => tc::put_filter(ifindex, hook, program),
             };
             replaced.doing(|| format!("interface {}: replacing {hook}", attached.name))?;
-            if by == AttachedBy::Clsact {
+            if attached.by == AttachedBy::Clsact {
                 self.mark(ifindex, hook, program)?;
             }
         }
-        self.attached.insert(ifindex, attached);
-        Ok(true)
+        Ok(())
     }
 
     fn attach_hook(&self, attached: &Attached, device: Device, hook: Hook) -> Result<(), Error> {
         let doing = || format!("interface {}: attaching to {hook}", attached.name);
-        let program = self.loaded.get(device.program(hook))?;
+        let program = self.loaded.get(device.program(hook, attached.mode))?;
         match attached.by {
             AttachedBy::Tcx => {
                 let kind = match hook {
@@ -188,6 +207,32 @@ impl Datapath {
     fn undo_pin(&self, path: &Path, pin: &Pin) -> Result<(), Error> {
         if path.exists() { self.pins.undo(path, pin) } else { unpin(path) }
     }
+}
+
+/// Whether an earlier process has left hooks that enforce.
+pub(super) fn is_enforced(pins: &Pins) -> Result<bool, Error> {
+    let enforces = |pin: &Pin| match *pin {
+        Pin::Tcx(ifindex, _) | Pin::Filter(ifindex, _) => mode_of(pins, ifindex) == Mode::Enforce,
+        _ => false,
+    };
+    Ok(pins.links()?.iter().any(|(_, pin)| enforces(pin)))
+}
+
+/// Mode of the programs that are pinned, or in pinned links: if one of the two enforces, both shall.
+fn mode_of(pins: &Pins, ifindex: u32) -> Mode {
+    let program = |hook| {
+        if let Ok(program) = sys::open_pin(&pins.filter(ifindex, hook)) {
+            return Some(program);
+        }
+        let link = sys::open_pin(&pins.tcx(ifindex, hook)).ok()?;
+        let found: bpf_link_info = info::info(link.as_fd()).ok()?;
+        sys::program_of_id(found.prog_id).ok()
+    };
+    let enforces = |hook| {
+        let info = program(hook).and_then(|fd| info::info::<bpf_prog_info>(fd.as_fd()).ok());
+        info.is_some_and(|info| Mode::of(&info::name(&info.name)) == Mode::Enforce)
+    };
+    if Hook::BOTH.into_iter().any(enforces) { Mode::Enforce } else { Mode::Observe }
 }
 
 /// The interface that a pinned tcx link is on; 0 once that is gone.

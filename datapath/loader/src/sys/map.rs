@@ -242,3 +242,108 @@ where
     }
     Ok(())
 }
+
+/// Writes elements: in one batch, or one by one where the kernel has no batches for this map.
+pub(crate) fn update_all<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    match update_batch(map, keys, values) {
+        Err(error) if is_unknown(&error) => {
+            keys.iter().zip(values).try_for_each(|(key, value)| update(map, key, value, ANY))
+        }
+        result => result,
+    }
+}
+
+/// Deletes elements; those that are not there are passed over.
+pub(crate) fn delete_all<K>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+{
+    match delete_batch(map, keys) {
+        Err(error) if is_unknown(&error) => {
+            keys.iter().try_for_each(|key| delete(map, key).map(drop))
+        }
+        result => result,
+    }
+}
+
+/// Shows every element of a hash map to `on`; `zero` is what buffers are filled with.
+pub(crate) fn walk<K, V>(
+    map: BorrowedFd<'_>,
+    zero: (K, V),
+    on: &mut dyn FnMut(&K, &V),
+) -> io::Result<()>
+where
+    K: FromBytes + IntoBytes + Immutable + Copy,
+    V: FromBytes + IntoBytes + Copy,
+{
+    let mut room = 1024;
+    let (mut keys, mut values) = (vec![zero.0; room], vec![zero.1; room]);
+    let mut position = Position::default();
+    let mut any = false;
+    loop {
+        match lookup_batch(map, &mut position, &mut keys, &mut values) {
+            Ok((count, last)) => {
+                keys.iter().zip(&values).take(count).for_each(|(key, value)| on(key, value));
+                any |= count != 0;
+                if last {
+                    return Ok(());
+                }
+            }
+            // A bucket holds more than there was room for; nothing of it was copied.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                keys.resize(room, zero.0);
+                values.resize(room, zero.1);
+            }
+            Err(error) if !any && is_unknown(&error) => return walk_slowly(map, zero.1, on),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// As [`walk`], key by key.
+pub(crate) fn walk_slowly<K, V>(
+    map: BorrowedFd<'_>,
+    zero: V,
+    on: &mut dyn FnMut(&K, &V),
+) -> io::Result<()>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Copy,
+{
+    let mut next = next_key::<K>(map, None)?;
+    while let Some(key) = next {
+        let mut value = zero;
+        if lookup(map, &key, &mut value)? {
+            on(&key, &value);
+        }
+        next = next_key(map, Some(&key))?;
+    }
+    Ok(())
+}
+
+/// Copies the elements of an array, from the first on.
+pub(crate) fn read_array<V>(map: BorrowedFd<'_>, values: &mut [V]) -> io::Result<()>
+where
+    V: FromBytes + IntoBytes,
+{
+    let mut keys = vec![0u32; values.len()];
+    match lookup_batch(map, &mut Position::default(), &mut keys, values) {
+        Err(error) if is_unknown(&error) => {
+            for (index, value) in (0u32..).zip(values) {
+                lookup(map, &index, value)?;
+            }
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+/// The kernel does not know the command, or not for this map.
+pub(crate) fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524))
+}

@@ -1,7 +1,7 @@
 //! What outlives the process, and what the next one makes of it.
 
 use datapath_abi::reported::{KIND_CONN, Reported, ReportedKey, TOTALS};
-use datapath_loader::{Error, Event, Transport};
+use datapath_loader::{Error, Event, Mode, Transport};
 
 use crate::kernel::lab::{Lab, parts, settled, within};
 use crate::kernel::traffic;
@@ -91,7 +91,7 @@ fn an_interface_that_is_gone_is_let_go() {
 fn what_cannot_be_is_said() {
     let lab = Lab::new("say");
     let mut datapath = lab.open();
-    let error = datapath.attach("no-such-iface").unwrap_err();
+    let error = datapath.attach("no-such-iface", Mode::Observe).unwrap_err();
     assert!(matches!(error, Error::NoInterface { .. }), "{error}");
     let mut options = lab.options.clone();
     options.ring_bytes = 5000;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use datapath_abi::iface::{ARP, TABLE_FULL};
-use datapath_loader::{Attached, AttachedBy, Datapath};
+use datapath_loader::{Attached, AttachedBy, Datapath, Mode};
 
 use crate::kernel::lab::{Lab, enter, ip, parts, settled};
 use crate::kernel::traffic;
@@ -99,7 +99,7 @@ fn on_loopback() {
     let attached = std::thread::scope(|scope| {
         let attach = scope.spawn(|| {
             enter(&here);
-            datapath.attach("lo").unwrap()
+            datapath.attach("lo", Mode::Observe).unwrap()
         });
         attach.join().unwrap()
     });
@@ -156,7 +156,7 @@ fn on_a_device_without_link_header() {
             enter(&here);
             let mut tun = open_tun("tun0");
             ip(&["-n", &here, "addr", "add", "10.8.0.1/24", "dev", "tun0"]);
-            let attached = datapath.attach("tun0").unwrap();
+            let attached = datapath.attach("tun0", Mode::Observe).unwrap();
             assert_eq!(attached.link_header, 0);
             ip(&["-n", &here, "link", "set", "tun0", "up"]);
             for number in 0..20 {

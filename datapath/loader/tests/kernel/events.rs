@@ -26,6 +26,7 @@ impl Seen {
                     self.created.push((event.key, event.id));
                 }
             }
+            Event::Denied(event) => self.kinds[event.kind as usize] += 1,
             Event::Drop(event) => self.kinds[event.kind as usize] += 1,
             Event::Dns(event) => {
                 self.kinds[event.kind as usize] += 1;

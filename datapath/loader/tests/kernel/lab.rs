@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use datapath_abi::iface::IfaceCounters;
-use datapath_loader::{Attached, Datapath, Options, Transport, default_pin_root};
+use datapath_loader::{Attached, Datapath, Mode, Options, Transport, default_pin_root};
 
 /// Two namespaces, `here` and `there`, with a veth pair `veth0`–`veth0`.
 pub(crate) struct Lab {
@@ -37,6 +37,7 @@ impl Lab {
             dns: true,
             drops: true,
             cgroup: Some(cgroup()),
+            policy: None,
         };
         let lab = Self { name, options };
         lab.remove();
@@ -80,11 +81,15 @@ impl Lab {
 
     /// Attaches to `veth0` of the namespace `here`.
     pub(crate) fn attach(&self, datapath: &mut Datapath) -> Attached {
+        self.attach_as(datapath, Mode::Observe)
+    }
+
+    pub(crate) fn attach_as(&self, datapath: &mut Datapath, mode: Mode) -> Attached {
         let here = self.here();
         std::thread::scope(|scope| {
             let attach = scope.spawn(|| {
                 enter(&here);
-                datapath.attach("veth0").unwrap_or_else(|error| panic!("{}", chain(&error)))
+                datapath.attach("veth0", mode).unwrap_or_else(|error| panic!("{}", chain(&error)))
             });
             attach.join().unwrap()
         })

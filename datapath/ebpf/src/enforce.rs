@@ -1,0 +1,106 @@
+//! The classifiers that enforce: those of `observe` and the policy. Programs of their own, so that one
+//! that observes cannot drop anything.
+
+use core::hint::black_box;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+use datapath_abi::iface::{EGRESS, INGRESS};
+use datapath_engine::parse::{ETHERNET, Unparsed};
+use datapath_engine::{
+    Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known,
+};
+
+use crate::observe::parse_from;
+use crate::skb::{Skb, Whole};
+
+/// The packet that is being judged.
+#[btf_map(name = "case")]
+static CASE: PerCpuArray<Case, 1> = PerCpuArray::new();
+
+/// Ingress of a device with Ethernet headers.
+#[classifier]
+pub fn enforce_ingress(ctx: TcContext) -> i32 {
+    enforce(Skb(ctx.skb.skb), INGRESS, ETHERNET)
+}
+
+/// Egress of a device with Ethernet headers.
+#[classifier]
+pub fn enforce_egress(ctx: TcContext) -> i32 {
+    enforce(Skb(ctx.skb.skb), EGRESS, ETHERNET)
+}
+
+/// Ingress of a device without link header.
+#[classifier]
+pub fn enforce_l3_in(ctx: TcContext) -> i32 {
+    enforce(Skb(ctx.skb.skb), INGRESS, 0)
+}
+
+/// Egress of a device without link header.
+#[classifier]
+pub fn enforce_l3_out(ctx: TcContext) -> i32 {
+    enforce(Skb(ctx.skb.skb), EGRESS, 0)
+}
+
+#[inline(always)]
+fn enforce(skb: Skb, hook: u32, link_header: u32) -> i32 {
+    let mut seen = Seen { frame: skb.frame(hook, link_header), ..Seen::NONE };
+    let parsed = match linear(skb, &mut seen) {
+        Err(Unparsed::Short) if skb.is_paged() => whole(skb, &mut seen),
+        parsed => parsed,
+    };
+    let fate = match parsed {
+        Ok(()) => enforce_seen(skb, &seen),
+        Err(why) => enforce_unparsed(&skb, &seen.frame, why),
+    };
+    match fate {
+        Fate::Pass => TC_ACT_UNSPEC,
+        Fate::Refuse => TC_ACT_SHOT,
+    }
+}
+
+/// Parses what can be read directly. Out of line, as [`whole`] is: what it keeps on the stack is not there
+/// while the policy is asked.
+#[inline(never)]
+fn linear(skb: Skb, seen: &mut Seen) -> Result<(), Unparsed> {
+    // Otherwise LLVM has the caller load the packet's ends and hand them over as numbers.
+    let skb = Skb(black_box(skb.0));
+    parse_from(&skb.linear(), &seen.frame, &mut seen.headers)?;
+    locate(&skb, seen);
+    Ok(())
+}
+
+/// As [`linear`], all of the packet.
+#[inline(never)]
+fn whole(skb: Skb, seen: &mut Seen) -> Result<(), Unparsed> {
+    parse_from(&Whole(skb), &seen.frame, &mut seen.headers)?;
+    locate(&skb, seen);
+    Ok(())
+}
+
+/// By the verdict that stands, or else by asking for one.
+#[inline(always)]
+pub(crate) fn enforce_seen(skb: Skb, seen: &Seen) -> Fate {
+    if pass_known(&skb, seen) {
+        return Fate::Pass;
+    }
+    if let Some(case) = CASE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
+        unsafe { (*case).seen = *seen };
+    }
+    if ask(skb) == 0 { Fate::Pass } else { Fate::Refuse }
+}
+
+/// Judges the packet in [`CASE`]; 0 lets it pass. Out of line, and with nothing from the caller but the
+/// context: so the verifier goes through it once and not for every way that leads here.
+#[inline(never)]
+fn ask(skb: Skb) -> u32 {
+    let Some(case) = CASE.get_ptr_mut(0) else {
+        return black_box(1);
+    };
+    // SAFETY: as in `enforce_seen`.
+    let fate = enforce_case(&Whole(skb), &skb, unsafe { &mut *case });
+    black_box(u32::from(fate == Fate::Refuse))
+}

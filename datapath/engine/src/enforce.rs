@@ -1,0 +1,535 @@
+//! Every packet allowed or refused, by its connection's verdict; accounting as in [`account`](crate::account).
+//!
+//! A connection is judged as a whole, in its client's direction: when its first packet comes, and
+//! again at the first packet after the policy revision has moved. In between its packets cost one
+//! lookup. Both directions obey the verdict. A refused packet counts as refused and nowhere else.
+//!
+//! ICMP: an echo reply belongs to the connection of its request. All other messages are one-way, so
+//! those that come against the direction of an entry are judged by themselves. Errors about a connection
+//! that we know and that is not refused pass as related. These always pass: neighbour discovery and
+//! multicast listener discovery (ICMPv6 130 to 137, 143), without which a link does not work, and
+//! "fragmentation needed" (ICMP type 3 code 4), without which path MTU discovery does not.
+
+use core::hint::black_box;
+
+use datapath_abi::conn::ConnKey;
+use datapath_abi::iface;
+use datapath_abi::policy::{
+    AUDIT, AUDIT_ALL, DENY, DeniedCounter, DeniedKey, EGRESS, HOST_IDENTITY, INGRESS, NO_ORIGIN,
+    OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject, UNJUDGED,
+};
+
+use crate::account::{self, Counted, Done, TRIES};
+use crate::cells::{Cell, ConnCells, Judged, Shared};
+use crate::host::{Frame, Host};
+use crate::key::{self, Ends};
+use crate::packet::Packet;
+use crate::parse::{self, Fragment, Headers, ICMP, ICMPV6, Unparsed};
+use crate::policy::{self, Question, Tables};
+use crate::tcp;
+
+mod icmp;
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Fate {
+    /// It goes on.
+    Pass,
+    /// It goes no further.
+    Refuse,
+}
+
+/// What enforcing needs besides a [`Host`].
+pub trait Enforcer: Host + Tables {
+    /// The present policy revision.
+    fn revision(&self) -> u32;
+
+    /// What is enforced on an interface.
+    fn subject(&self, ifindex: u32) -> Option<Subject>;
+
+    /// Where a policy lies now. It changes when the policy is replaced, and only after that may
+    /// its old place be given to another policy: so what was read in between two equal answers was this
+    /// policy's.
+    fn place(&self, policy: u32) -> usize;
+
+    /// Counts a refused packet, and tells user space if it is the first of its key. False where there
+    /// is no room for it.
+    fn refused(&self, key: &DeniedKey, packet: &DeniedCounter) -> bool;
+
+    /// Tells user space of a connection that would have been refused.
+    fn audited(&self, key: &DeniedKey, packet: &DeniedCounter);
+}
+
+/// A packet and its connection.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// The frame.
+    pub frame: Frame,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its connection.
+    pub key: ConnKey,
+    /// Its direction there.
+    pub direction: u32,
+}
+
+/// A packet on which no verdict stands, while it is judged. Large, and not for the stack of a BPF program:
+/// that keeps it in a map, where the verifier forgets besides how each field came about.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// The packet.
+    pub seen: Seen,
+    ruling: Ruling,
+    asked: Asked,
+    /// What an ICMP error is about.
+    inner: Ends,
+    denied: DeniedKey,
+    packet: DeniedCounter,
+}
+
+/// What the policy is asked; see [`Question`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    subject: Subject,
+    direction: u32,
+    port: u32,
+    peer: [u8; 16],
+}
+
+/// What is said about a packet.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Ruling {
+    verdict: u32,
+    origin: u32,
+    peer: u32,
+    revision: u32,
+    /// Direction of the client.
+    client: u32,
+    /// Whether the verdict is the whole connection's, to be kept in its entry.
+    keep: u32,
+    /// Whether the policy was replaced meanwhile.
+    moved: u32,
+    pad: u32,
+}
+
+/// Observes a packet that can be read whole, and says whether it may pass.
+pub fn enforce<P: Packet, H: Enforcer>(packet: &P, host: &H, frame: &Frame) -> Fate {
+    let mut seen = Seen { frame: *frame, ..Seen::NONE };
+    let Frame { link_header, ethertype, length, .. } = *frame;
+    if let Err(why) = parse::frame_into(packet, link_header, ethertype, length, &mut seen.headers) {
+        return enforce_unparsed(host, frame, why);
+    }
+    locate(host, &mut seen);
+    if pass_known(host, &seen) {
+        return Fate::Pass;
+    }
+    let mut case = Case { seen, ..Case::NONE };
+    enforce_case(packet, host, &mut case)
+}
+
+/// Frames of other protocols than IP pass. IP that contradicts itself does not, where there is policy
+/// for it: the receiver might read it otherwise than we.
+#[inline(always)]
+pub fn enforce_unparsed<H: Enforcer>(host: &H, frame: &Frame, why: Unparsed) -> Fate {
+    let malformed = matches!(why, Unparsed::Malformed | Unparsed::Short);
+    if malformed && isolates(host, frame) {
+        black_box(report_malformed(host, frame));
+        return Fate::Refuse;
+    }
+    account::observe_unparsed(host, frame, why);
+    Fate::Pass
+}
+
+/// Completes `seen`, whose headers are there, by key and direction.
+#[inline(always)]
+pub fn locate<H: Host>(host: &H, seen: &mut Seen) {
+    if seen.headers.fragment != Fragment::WHOLE {
+        black_box(account::fragment(host, &seen.frame, &mut seen.headers));
+    }
+    let (key, direction) = key::of(&seen.frame, &seen.headers);
+    seen.key = key;
+    seen.direction = direction as u32;
+}
+
+/// Whether the packet passes by a verdict that stands: then it has been counted. Otherwise it is one for
+/// [`enforce_case`]. This is all that happens to most packets: one lookup, and the accounting.
+#[inline(always)]
+pub fn pass_known<H: Enforcer>(host: &H, seen: &Seen) -> bool {
+    if matches!(seen.headers.protocol, ICMP | ICMPV6) {
+        return false;
+    }
+    let Some(cells) = host.find(&seen.key) else {
+        return false;
+    };
+    let judged = Judged(cells.judged.get());
+    if judged.revision() != host.revision()
+        || judged.verdict() == DENY
+        || reuses(cells, &seen.headers)
+    {
+        return false;
+    }
+    black_box(count(host, seen, cells));
+    true
+}
+
+/// Counts a packet of a connection that exists. Out of line: what it keeps on the stack is not there
+/// while the policy is asked.
+#[inline(never)]
+fn count<H: Host>(host: &H, seen: &Seen, cells: &ConnCells<H::Shared>) -> Done {
+    Counted::new(&seen.frame, &seen.headers, seen.direction as usize & 1)
+        .add(host, cells, &seen.key);
+    Done::here()
+}
+
+/// Judges and observes a packet; `packet` is asked for what an ICMP error is about.
+#[inline(always)]
+pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
+    for turn in 0..TRIES {
+        let found = host.find(&case.seen.key);
+        case.ruling = Ruling { revision: host.revision(), ..Ruling::NONE };
+        let stands = match found {
+            Some(cells) => case.stands(cells),
+            None => case.begins(),
+        };
+        if !stands {
+            if icmp::passes(packet, host, case) {
+                case.ruling.keep = 0;
+            } else if question(host, case) {
+                black_box(answer(host, case));
+                if case.ruling.moved != 0 && turn + 1 < TRIES {
+                    continue;
+                }
+            }
+            if let Some(cells) = found {
+                case.keep(cells);
+            }
+        }
+        let verdict = case.ruling.verdict;
+        if verdict == u32::from(DENY) || (verdict == u32::from(AUDIT) && !stands) {
+            black_box(report(host, case));
+        }
+        if verdict == u32::from(DENY) {
+            if let Some(cells) = found {
+                touch(host, cells, case.seen.direction as usize & 1);
+            }
+            return Fate::Refuse;
+        }
+        match found {
+            Some(cells) => {
+                black_box(count(host, &case.seen, cells));
+                return Fate::Pass;
+            }
+            None if !create(host, case) => return Fate::Pass,
+            // Another CPU was faster: its entry is there now.
+            None => {}
+        }
+    }
+    host.unattributed(&case.seen.frame, iface::BUSY);
+    Fate::Pass
+}
+
+/// A new connection that may pass; see [`account::create_with`]. Out of line: it needs a stack of its
+/// own.
+#[inline(never)]
+fn create<H: Host>(host: &H, case: &Case) -> bool {
+    let Case { seen, ruling, .. } = case;
+    let direction = seen.direction as usize;
+    account::create_with(host, &seen.frame, &seen.headers, &seen.key, direction, |value| {
+        value.origin = ruling.origin;
+        value.peer_identity = ruling.peer;
+        if ruling.keep != 0 {
+            value.revision = ruling.revision;
+            value.verdict = ruling.verdict as u8;
+        }
+    })
+}
+
+/// Whether the policy is to be asked about the connection, and what: in the direction of its client. Out
+/// of line, as [`answer`] is: the answer then does not depend on how the question came about.
+#[inline(never)]
+fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
+    let Some(subject) = host.subject(case.seen.key.ifindex()) else {
+        return false;
+    };
+    // The endpoint's side of its interface is behind the ingress hook; the host is behind the egress hook
+    // of its own. Directions 0 and 1 begin at the low and the high end.
+    let client = case.ruling.client & 1;
+    let from_ingress = client == case.seen.key.path();
+    let is_host = subject.flags & SUBJECT_HOST != 0;
+    let is_client = from_ingress ^ is_host;
+    let peer_is_low = (client == 0) ^ is_client;
+    if is_host {
+        case.asked.peer = select(&case.seen.key, !peer_is_low);
+        let local = host.peer(&case.asked.peer);
+        if local.is_none_or(|local| local.identity != HOST_IDENTITY) {
+            return false;
+        }
+    }
+    case.asked = Asked {
+        subject,
+        direction: if is_client { EGRESS as u32 } else { INGRESS as u32 },
+        port: u32::from(icmp::port(&case.seen.headers, server_port(&case.seen.key, client))),
+        peer: select(&case.seen.key, peer_is_low),
+    };
+    true
+}
+
+/// Asks the policy. Out of line: rare, and it needs a stack of its own.
+#[inline(never)]
+fn answer<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let asked = &case.asked;
+    let place = host.place(asked.subject.policy);
+    let question = Question {
+        subject: asked.subject,
+        direction: asked.direction as usize,
+        peer: &asked.peer,
+        protocol: case.seen.key.protocol(),
+        port: asked.port as u16,
+    };
+    let decision = policy::evaluate(host, &question);
+    case.ruling.verdict = u32::from(decision.verdict);
+    case.ruling.origin = decision.origin;
+    case.ruling.peer = decision.peer;
+    if host.place(case.asked.subject.policy) != place {
+        // Not to be relied on, see `Enforcer::place`.
+        case.ruling.verdict = u32::from(DENY);
+        case.ruling.origin = NO_ORIGIN;
+        case.ruling.keep = 0;
+        case.ruling.moved = 1;
+    }
+    Done::here()
+}
+
+/// One of the two addresses, without a branch: each would double the ways that the verifier follows.
+#[inline(always)]
+fn select(key: &ConnKey, low: bool) -> [u8; 16] {
+    let mask = u128::from(low).wrapping_neg();
+    let (a, b) = (u128::from_ne_bytes(key.low_addr), u128::from_ne_bytes(key.high_addr));
+    ((a & mask) | (b & !mask)).to_ne_bytes()
+}
+
+#[inline(always)]
+fn server_port(key: &ConnKey, client: u32) -> u16 {
+    if client == 0 { key.high_port } else { key.low_port }
+}
+
+/// Counts a refused packet, or tells of one that would have been. Out of line: it needs a stack of its
+/// own.
+#[inline(never)]
+fn report<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let client = case.ruling.client & 1;
+    let reply = u8::from(client != case.seen.direction);
+    case.denied = DeniedKey {
+        source: select(&case.seen.key, client == 0),
+        destination: select(&case.seen.key, client != 0),
+        ifindex: case.seen.frame.ifindex,
+        origin: case.ruling.origin,
+        port: icmp::port(&case.seen.headers, server_port(&case.seen.key, client)),
+        protocol: case.seen.key.protocol(),
+        hook: case.seen.frame.hook as u8 & 1 | reply << 1,
+        pad: 0,
+    };
+    let begins = case.seen.headers.tcp().is_none_or(|tcp| tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN);
+    case.packet = DeniedCounter {
+        attempts: u64::from(begins),
+        peer_identity: case.ruling.peer,
+        source_port: server_port(&case.seen.key, client ^ 1),
+        ..counter(host, &case.seen.frame)
+    };
+    if case.ruling.verdict == u32::from(AUDIT) {
+        host.audited(&case.denied, &case.packet);
+    } else if !host.refused(&case.denied, &case.packet) {
+        host.unattributed(&case.seen.frame, iface::DENIED_FULL);
+    }
+    Done::here()
+}
+
+/// Counts a refused packet that has no addresses to go by.
+#[inline(never)]
+fn report_malformed<H: Enforcer>(host: &H, frame: &Frame) -> Done {
+    let hook = frame.hook as u8 & 1;
+    let denied = DeniedKey { ifindex: frame.ifindex, hook, ..Case::NONE.denied };
+    if !host.refused(&denied, &counter(host, frame)) {
+        host.unattributed(frame, iface::DENIED_FULL);
+    }
+    Done::here()
+}
+
+/// One packet, an attempt.
+#[inline(always)]
+fn counter<H: Host>(host: &H, frame: &Frame) -> DeniedCounter {
+    let now = host.now_ns();
+    let bytes = u64::from(frame.length.saturating_sub(frame.link_header));
+    DeniedCounter {
+        packets: 1,
+        bytes,
+        attempts: 1,
+        first_ns: now,
+        last_ns: now,
+        ..Case::NONE.packet
+    }
+}
+
+/// Whether the interface's policy says anything in the direction of this hook.
+#[inline(always)]
+fn isolates<H: Enforcer>(host: &H, frame: &Frame) -> bool {
+    let Some(subject) = host.subject(frame.ifindex) else {
+        return false;
+    };
+    if subject.flags & SUBJECT_AUDIT != 0 || host.flags() & AUDIT_ALL != 0 {
+        return false;
+    }
+    let sends = (frame.hook == iface::INGRESS) ^ (subject.flags & SUBJECT_HOST != 0);
+    let direction = if sends { EGRESS } else { INGRESS };
+    host.side(subject.policy, direction).is_none_or(|side| side.enforced[OTHER].count != 0)
+}
+
+/// Whether the packet begins another connection in the entry of a finished one.
+#[inline(always)]
+fn reuses<S: Shared>(cells: &ConnCells<S>, headers: &Headers) -> bool {
+    headers.tcp().is_some_and(|header| tcp::reuses(cells.state.get(), header.flags))
+}
+
+/// Keeps a refused connection's entry while its packets come: once it is removed as idle, an answer that
+/// comes first would be judged as a connection of its own, the other way around.
+#[inline(always)]
+fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>, direction: usize) {
+    // A direction's 0 says that none of its packets were counted.
+    let seen = if cells.dirs[direction].last.get() != 0 { direction } else { direction ^ 1 };
+    cells.dirs[seen].last.set(host.jiffies());
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// No packet.
+    pub const NONE: Self = Self {
+        frame: Frame {
+            ifindex: 0,
+            hook: 0,
+            length: 0,
+            segments: 0,
+            link_header: 0,
+            ethertype: 0,
+        },
+        headers: Headers::NONE,
+        key: ConnKey { low_addr: [0; 16], high_addr: [0; 16], low_port: 0, high_port: 0, link: 0 },
+        direction: 0,
+    };
+}
+
+// === impl Case ===
+
+impl Case {
+    /// No packet.
+    pub const NONE: Self = Self {
+        seen: Seen::NONE,
+        ruling: Ruling::NONE,
+        asked: Asked {
+            subject: Subject { policy: 0, identity: 0, flags: 0, pad: 0 },
+            direction: 0,
+            port: 0,
+            peer: [0; 16],
+        },
+        inner: Ends {
+            source: [0; 16],
+            destination: [0; 16],
+            source_port: 0,
+            destination_port: 0,
+            protocol: 0,
+        },
+        denied: DeniedKey {
+            source: [0; 16],
+            destination: [0; 16],
+            ifindex: 0,
+            origin: NO_ORIGIN,
+            port: 0,
+            protocol: 0,
+            hook: 0,
+            pad: 0,
+        },
+        packet: DeniedCounter {
+            packets: 0,
+            bytes: 0,
+            attempts: 0,
+            first_ns: 0,
+            last_ns: 0,
+            peer_identity: 0,
+            source_port: 0,
+            retired: 0,
+        },
+    };
+
+    /// A connection that has no entry: nothing stands.
+    #[inline(always)]
+    fn begins(&mut self) -> bool {
+        self.ruling.client = self.seen.headers.client(self.seen.direction as usize) as u32;
+        self.ruling.keep = u32::from(!icmp::is_special(&self.seen.headers));
+        false
+    }
+
+    /// Whether the entry's verdict holds for this packet; if so, it is taken over.
+    #[inline(always)]
+    fn stands<S: Shared>(&mut self, cells: &ConnCells<S>) -> bool {
+        let judged = Judged(cells.judged.get());
+        let ruling = &mut self.ruling;
+        ruling.client = u32::from(cells.client.get() & 1);
+        ruling.keep = u32::from(cells.retired.get() == 0);
+        if reuses(cells, &self.seen.headers) {
+            ruling.client = self.seen.direction;
+            return false;
+        }
+        if matches!(self.seen.headers.protocol, ICMP | ICMPV6) {
+            let asker = self.seen.headers.client(self.seen.direction as usize) as u32;
+            if asker != ruling.client || icmp::is_special(&self.seen.headers) {
+                ruling.client = asker;
+                ruling.keep = 0;
+                return false;
+            }
+        }
+        if judged.revision() != ruling.revision {
+            return false;
+        }
+        ruling.verdict = u32::from(judged.verdict());
+        if ruling.verdict == u32::from(DENY) {
+            ruling.origin = cells.origin.get();
+            ruling.peer = cells.peer_identity.get();
+        }
+        true
+    }
+
+    /// Puts a new verdict into the connection's entry.
+    #[inline(always)]
+    fn keep<S: Shared>(&self, cells: &ConnCells<S>) {
+        let ruling = &self.ruling;
+        // A refused attempt to use the tuple again says nothing of the connection that had it.
+        let again = ruling.verdict == u32::from(DENY) && reuses(cells, &self.seen.headers);
+        if ruling.keep == 0 || again {
+            return;
+        }
+        cells.origin.set(ruling.origin);
+        cells.peer_identity.set(ruling.peer);
+        cells.judged.set(Judged::new(ruling.revision, ruling.verdict as u8).0);
+    }
+}
+
+// === impl Ruling ===
+
+impl Ruling {
+    /// Nothing said: it may pass.
+    const NONE: Self = Self {
+        verdict: UNJUDGED as u32,
+        origin: NO_ORIGIN,
+        peer: 0,
+        revision: 0,
+        client: 0,
+        keep: 0,
+        moved: 0,
+        pad: 0,
+    };
+}
