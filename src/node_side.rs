@@ -20,9 +20,19 @@ pub struct Args {
     /// The cluster's name.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub cluster: String,
-    /// What the datapath may do: `observe` never changes a packet.
+    /// What the datapath may do: `observe` never changes a packet, `enforce` applies the network policies of
+    /// `--manifests` to the pods here, and to the host where a policy selects it.
     #[arg(long, value_enum, default_value_t = Mode::Observe)]
     pub mode: Mode,
+    /// When an endpoint is enforced: as soon as a policy selects it, always, or never.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Enforcement::Default)]
+    pub policy_enforcement: Enforcement,
+    /// Try policies: what they would deny is forwarded, with the verdict AUDIT.
+    #[arg(long)]
+    pub policy_audit: bool,
+    /// What a pod is told of a packet that its policy refuses: nothing, or ICMP and TCP resets.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = DenyResponse::None)]
+    pub deny_response: DenyResponse,
     /// Interfaces to observe: names or patterns with `*`, comma-separated; all by default.
     #[arg(long, value_name = "A,B*", value_delimiter = ',')]
     pub interfaces: Vec<String>,
@@ -67,6 +77,26 @@ pub enum Mode {
     Enforce,
 }
 
+/// When an endpoint is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Enforcement {
+    /// Per direction, as soon as a policy selects it.
+    Default,
+    /// Always: what no policy allows is denied.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What a refused pod is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DenyResponse {
+    /// Nothing: its packets vanish.
+    None,
+    /// ICMP "administratively prohibited", or a TCP reset.
+    Icmp,
+}
+
 /// How events travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
@@ -89,9 +119,6 @@ impl Args {
         socket: PathBuf,
         listen: Vec<SocketAddr>,
     ) -> Result<agent::Config> {
-        if self.mode == Mode::Enforce {
-            bail!("--mode enforce is not built yet; `observe` watches without changing a packet");
-        }
         let ring_bytes = u32::try_from(self.ring_size)
             .ok()
             .filter(|bytes| bytes.is_power_of_two() && *bytes >= 4096)
@@ -124,6 +151,17 @@ impl Args {
             config.interfaces = agent::Interfaces::Named(self.interfaces.clone());
         }
         config.cgroup = cgroup_root();
+        config.mode = match self.mode {
+            Mode::Observe => agent::Mode::Observe,
+            Mode::Enforce => agent::Mode::Enforce,
+        };
+        config.policy.enforcement = match self.policy_enforcement {
+            Enforcement::Default => agent::Enforcement::Default,
+            Enforcement::Always => agent::Enforcement::Always,
+            Enforcement::Never => agent::Enforcement::Never,
+        };
+        config.policy.audit = self.policy_audit;
+        config.policy.deny_response = self.deny_response == DenyResponse::Icmp;
         Ok(config)
     }
 

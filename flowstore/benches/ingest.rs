@@ -1,8 +1,10 @@
 //! How fast rows get from a node's batch to queryable segments, and how fast questions are answered.
 //!
-//! Prints one JSON object. `WEIR_BENCH_ROWS` sets the number of rows (default 2 000 000). Batches
-//! are made and encoded before the clock starts: that work is the node's.
+//! Prints rows; the last line is JSON, which with `WEIR_BENCH_DIR` is also written there, as
+//! `ingest.json`. `WEIR_BENCH_ROWS` sets the number of rows (default 2 000 000). Batches are made
+//! and encoded before the clock starts: that work is the node's.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use columns::Table;
@@ -13,6 +15,8 @@ use serde_json::{Value, json};
 
 const BATCH: u64 = 4096;
 const BASE: i64 = 1_772_323_200_000_000_000;
+/// Rows a second and core to queryable segments that are aimed at.
+const GOAL: f64 = 1e6;
 
 const QUESTIONS: &[(&str, &str)] = &[
     ("count", "SELECT count(*) FROM flows"),
@@ -53,7 +57,26 @@ struct Random(u64);
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    println!("{}", runtime.block_on(run()));
+    let report = runtime.block_on(run());
+    print_rows(&report);
+    println!("{report}");
+    if let Some(directory) = std::env::var_os("WEIR_BENCH_DIR").map(PathBuf::from) {
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("ingest.json"), report.to_string()).unwrap();
+    }
+}
+
+fn print_rows(report: &Value) {
+    let number = |name: &str| report[name].as_f64().unwrap_or_default();
+    let per_core = number("queryable_rows_per_cpu_s");
+    println!("{:32} {:>12.0}", "rows/s acknowledged", number("acknowledged_rows_per_s"));
+    println!("{:32} {:>12.0}", "rows/s queryable in Parquet", number("queryable_rows_per_s"));
+    println!("{:32} {per_core:>12.0} {:>8.2}x", "  per core, of the goal", per_core / GOAL);
+    println!("{:32} {:>12.1}", "bytes a row from the node", number("wire_bytes_per_row"));
+    println!("{:32} {:>12.1}", "bytes a row in segments", number("segment_bytes_per_row"));
+    for (name, best) in report["query_ms"].as_object().into_iter().flatten() {
+        println!("{:32} {:>12.1}", format!("ms {name}"), best.as_f64().unwrap_or_default());
+    }
 }
 
 async fn run() -> Value {
@@ -107,6 +130,7 @@ async fn run() -> Value {
         "acknowledged_cpu_ns_per_row": acknowledged_cpu * 1e9 / rows as f64,
         "queryable_rows_per_s": rows as f64 / wall,
         "queryable_rows_per_cpu_s": rows as f64 / busy,
+        "goal_rows_per_cpu_s": GOAL,
         "query_ms": questions,
     })
 }

@@ -8,9 +8,9 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    ArrayRef, DictionaryArray, RecordBatch, StringArray, UInt64Array, new_null_array,
+    ArrayRef, BooleanArray, DictionaryArray, RecordBatch, StringArray, UInt64Array, new_null_array,
 };
-use arrow::compute::cast;
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
 use columns::Table;
@@ -31,6 +31,9 @@ const FILLED: &[(&str, &str)] = &[
 /// Nothing came back of what was dropped.
 const ANSWERS: &[&str] = &["packets_in", "bytes_in"];
 
+/// What Weir's own policy refused has rows in `flows`.
+const NOT_OURS: &str = "drop_location IS DISTINCT FROM 'weir'";
+
 /// `flows` and `drops` together, as a table expression with the columns of `flows`.
 pub(crate) static WITH_DROPS: LazyLock<String> = LazyLock::new(|| {
     let mut columns = Vec::new();
@@ -50,7 +53,7 @@ pub(crate) static WITH_DROPS: LazyLock<String> = LazyLock::new(|| {
         }
     }
     format!(
-        "(SELECT * FROM flows UNION ALL BY NAME\nSELECT {} FROM drops) AS flows",
+        "(SELECT * FROM flows UNION ALL BY NAME\nSELECT {} FROM drops WHERE {NOT_OURS}) AS flows",
         columns.join(", ")
     )
 });
@@ -60,6 +63,9 @@ pub(crate) static WITH_DROPS: LazyLock<String> = LazyLock::new(|| {
 /// # Errors
 /// When a column has another type than its table says.
 pub(crate) fn as_flows(drops: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let others = |row| text(drops, "drop_location", row).as_deref() != Some("weir");
+    let others: BooleanArray = (0..drops.num_rows()).map(|row| Some(others(row))).collect();
+    let drops = &filter_record_batch(drops, &others)?;
     let schema = Table::Flows.schema();
     let rows = drops.num_rows();
     let column = |name: &str, kind| -> Result<ArrayRef, ArrowError> {

@@ -34,6 +34,9 @@ pub const KIND_LOST: u32 = 2;
 /// Drops of a reason.
 pub const KIND_DROP: u32 = 3;
 
+/// Refusals: `link` is the interface, `ends` a hash of the rest of the key.
+pub const KIND_DENIED: u32 = 4;
+
 /// Number of totals in a [`Reported`]; their meaning is the kind's.
 pub const TOTALS: usize = 8;
 

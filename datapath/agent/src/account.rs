@@ -17,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 
 use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED};
+use datapath_abi::policy::DeniedKey;
 use datapath_abi::reported::{Reported, ReportedKey};
 use hashbrown::{HashMap, HashSet};
 use model::{LossCause, LossStage};
@@ -31,8 +32,10 @@ mod expiry;
 mod flow;
 mod ledger;
 mod observe;
+mod origin;
 mod pending;
 mod ports;
+mod refused;
 mod start;
 mod walk;
 
@@ -46,6 +49,7 @@ use denied::Denied;
 use expiry::nanoseconds;
 use flow::Writer;
 use ledger::Ledger;
+use origin::Origins;
 use pending::{Out, Pending};
 use ports::Seen;
 
@@ -126,6 +130,11 @@ pub(crate) struct Accountant {
     denied: Denied,
     /// Number of the present walk.
     walk: u64,
+    /// Refusals are to be read at the next flush.
+    refused: bool,
+    /// Refusals whose last rows are committed.
+    over: Vec<DeniedKey>,
+    origins: Origins,
 }
 
 // === impl Accountant ===
@@ -225,6 +234,9 @@ impl Accountant {
         self.dirty = dirty;
         read?;
         self.close_due(kernel, now)?;
+        if std::mem::take(&mut self.refused) {
+            self.stage_refusals(kernel, now)?;
+        }
         self.stage_pending(kernel, &HashMap::new(), now);
         self.commit(kernel, now)
     }
@@ -280,6 +292,8 @@ impl Accountant {
         self.retire(kernel, &over, now)?;
         self.forget_vanished(kernel)?;
         self.metrics.connections.set(self.connections().cast_signed());
+        self.stage_refusals(kernel, now)?;
+        self.end_refusals(kernel, now)?;
         self.counters(kernel, links, now)?;
         self.commit(kernel, now)
     }

@@ -17,6 +17,8 @@ pub struct Config {
     pub cluster: String,
     /// What the datapath may do.
     pub mode: Mode,
+    /// How policies are enforced, in mode [`Mode::Enforce`].
+    pub policy: datapath_policy::Options,
     /// Which interfaces are observed.
     pub interfaces: Interfaces,
     /// How often everything that moved is reported. 10 s: a byte is on screen within one look,
@@ -74,6 +76,8 @@ pub enum Mode {
     /// Count, and never change a packet.
     #[default]
     Observe,
+    /// Enforce policies on this node's pods, and on the host where a policy selects it.
+    Enforce,
 }
 
 /// Which interfaces are observed.
@@ -102,6 +106,7 @@ impl Config {
             node: node.into(),
             cluster: "default".to_owned(),
             mode: Mode::Observe,
+            policy: datapath_policy::Options::default(),
             interfaces: Interfaces::All,
             interval: Duration::from_secs(10),
             flush: Duration::from_millis(500),
@@ -133,6 +138,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Observe => "observe",
+            Self::Enforce => "enforce",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use datapath_policy::Policy;
+use datapath_policy::{CidrGroup, NamedPort, Policy};
 use stage::StopToken;
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub slices: Vec<EndpointSlice>,
     /// Policies.
     pub policies: Vec<Policy>,
+    /// Named lists of prefixes.
+    pub groups: Vec<CidrGroup>,
     /// Documents that were left out.
     pub problems: Vec<Problem>,
 }
@@ -70,6 +72,12 @@ pub struct Pod {
     pub workload: String,
     /// Kind of that workload.
     pub workload_kind: String,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// Container ports that have a name.
+    pub ports: Vec<NamedPort>,
+    /// The annotation `weir.io/audit` says that its policies are only to be tried.
+    pub audit: bool,
 }
 
 /// A node.
@@ -96,6 +104,10 @@ pub struct Service {
     pub ips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Selects its pods; `None` where its endpoints are made by hand.
+    pub selector: Option<BTreeMap<String, String>>,
 }
 
 /// A port of a service.

@@ -13,6 +13,14 @@ pub(crate) fn is_none(kernel: &str, location: &str) -> bool {
     bare(kernel) == "QUEUE_PURGE" || location == "bpf_prog_test_run_skb"
 }
 
+/// `drop_location` of what Weir's own policy refused.
+pub(crate) const OWN: &str = "weir";
+
+/// Whether a classifier dropped it (`SKB_DROP_REASON_TC_INGRESS` and `_TC_EGRESS`, net/core/dev.c).
+pub(crate) fn by_classifier(kernel: &str) -> bool {
+    matches!(bare(kernel), "TC_INGRESS" | "TC_EGRESS")
+}
+
 /// Hubble's reason for the kernel's (`enum skb_drop_reason`, with or without its prefix). Only
 /// where the meaning is the same; the kernel's own word stands beside it in every row.
 pub(crate) fn reason(kernel: &str) -> DropReason {

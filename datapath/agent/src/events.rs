@@ -67,6 +67,8 @@ struct Reader {
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
+    /// Something was refused since this was last asked.
+    denied: AtomicBool,
     lost_items: AtomicU64,
     lost_answers: AtomicU64,
     items: Arc<Ledger>,
@@ -93,6 +95,7 @@ pub(crate) fn start(
 fn lanes(stages: &stage::Registry, items: usize, drops: usize, answers: usize) -> (Reader, Lanes) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
+        denied: AtomicBool::new(false),
         lost_items: AtomicU64::new(0),
         lost_answers: AtomicU64::new(0),
         items: stages.ledger("agent-events", items as u64),
@@ -136,6 +139,8 @@ impl Reader {
             }
             // A lost one is found by the drop counters, and reported there.
             Event::Drop(drop) => push(&mut self.drops, *drop, &shared.drops, None),
+            // The table of refusals has it.
+            Event::Denied => shared.denied.store(true, Ordering::Relaxed),
             Event::Dns(dns) => {
                 let length = (dns.length as usize).min(dns.payload.len());
                 let payload = Box::from(&dns.payload[..length]);
@@ -178,6 +183,11 @@ impl Lanes {
         let answer = self.answers.try_pop();
         self.shared.answers.hand(u64::from(answer.is_some()));
         answer
+    }
+
+    /// Whether the policy refused something new since this was last asked.
+    pub(crate) fn take_denied(&self) -> bool {
+        self.shared.denied.swap(false, Ordering::Relaxed)
     }
 
     /// Connection events and DNS answers lost since this was last asked.

@@ -8,8 +8,10 @@ use datapath_abi::drops::{DropCounter, DropEvent, DropKey};
 use datapath_abi::event::{ConnEvent, KINDS};
 use datapath_abi::iface::IfaceCounters;
 use datapath_abi::names::DnsEvent;
+use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
+use datapath_loader::{Connections, PolicyTables};
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -37,6 +39,8 @@ pub(crate) enum Event<'a> {
     Drop(&'a DropEvent),
     /// A DNS answer passed.
     Dns(&'a DnsEvent),
+    /// The policy refused something for the first time, or would have.
+    Denied,
 }
 
 /// Reads events; moved to a thread of its own.
@@ -115,6 +119,16 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn lost_events(&self) -> Result<[u64; KINDS]>;
     /// Drops, by namespace and reason.
     fn drops(&self) -> Result<Vec<(DropKey, DropCounter)>>;
+    /// The policy tables, and the connections that were judged by them; none where nothing is enforced.
+    fn policy(&self) -> Option<(PolicyTables, Connections)>;
+    /// Visits what the policy refused; as for connections, some may be visited twice.
+    fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()>;
+    /// Ends the counting of refusals, and returns their final values.
+    fn retire_denied(&self, keys: &[DeniedKey]) -> Result<Vec<(DeniedKey, DeniedCounter)>>;
+    /// Removes refusals; ones that are not there do not matter.
+    fn remove_denied(&self, keys: &[DeniedKey]) -> Result<()>;
+    /// Where a rule comes from.
+    fn origin(&self, number: u32) -> Option<Origin>;
     /// The process that made a socket.
     fn process(&self, cookie: u64) -> Option<Process>;
 

@@ -18,6 +18,7 @@ mod config;
 pub mod control;
 mod dimensions;
 mod drops;
+pub mod enforce;
 mod events;
 mod export;
 mod host;
@@ -33,6 +34,7 @@ mod worker;
 
 pub use config::{Config, Interfaces, Mode, Timeouts, Transport};
 pub use datapath_loader::{cleanup, default_pin_root};
+pub use datapath_policy::Enforcement;
 pub use export::serve::ListenError;
 pub use kernel::{Feature, KernelError};
 pub use run::{Error, Ready, run};

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath_loader::{Connections, PolicySizes, PolicyTables};
+use datapath_policy::{Capacity, Options};
 use stage::StopToken;
 use tokio::sync::{oneshot, watch};
 
 use crate::account::{Accountant, Failure, Settings};
+use crate::config::Mode;
 use crate::control::{ControlSource, Manifests, Snapshot};
+use crate::enforce::{Compiled, Enforcer};
 use crate::events;
 use crate::export::Exporter;
 use crate::export::serve::{ListenError, Listeners};
@@ -56,6 +60,9 @@ pub enum Error {
     /// The rows of the start could not be encoded.
     #[error("rows: {0}")]
     Rows(#[from] columns::ipc::IpcError),
+    /// Policies could not be put into force.
+    #[error("enforcement: {0}")]
+    Enforcement(String),
     /// The accounting thread ended before it was told to.
     #[error("the accounting thread ended; its last words are in the log")]
     Ended,
@@ -87,6 +94,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Status,
     stages: stage::Registry,
+    compiled: Compiled,
 }
 
 /// What the accounting thread says when it has begun.
@@ -184,6 +192,7 @@ impl Shared {
             config: Arc::new(config),
             status,
             stages: stages.clone(),
+            compiled: Compiled::default(),
         })
     }
 
@@ -220,9 +229,10 @@ impl Shared {
             metrics: Arc::clone(&self.metrics),
             status: self.status.clone(),
             stages: self.stages.clone(),
+            compiled: self.compiled.clone(),
         };
         let work = move || {
-            let worker = match shared.worker(control) {
+            let worker = match shared.worker(control, stop.clone()) {
                 Ok(worker) => worker,
                 Err(error) => {
                     // Nobody waits any more: then nobody needs to know.
@@ -244,7 +254,45 @@ impl Shared {
             .map_err(|source| Error::System { what: "a thread", source })
     }
 
-    fn worker(&self, control: watch::Receiver<Arc<Snapshot>>) -> Result<Worker, Error> {
+    /// Starts the thread that enforces; the first commit is made before it returns, so that interfaces
+    /// are attached to tables that are complete.
+    fn enforce(
+        &self,
+        tables: (PolicyTables, Connections),
+        control: watch::Receiver<Arc<Snapshot>>,
+        stop: StopToken,
+    ) -> Result<(), Error> {
+        let config = &self.config;
+        let capacity = Capacity {
+            intervals: PolicySizes::USUAL.intervals,
+            rules: PolicySizes::USUAL.rules,
+            classes: PolicySizes::USUAL.classes,
+        };
+        let options =
+            Options { cluster: config.cluster.clone(), capacity, ..config.policy.clone() };
+        let started = Enforcer::new(
+            &config.node,
+            tables,
+            options,
+            control,
+            self.status.clone(),
+            self.compiled.clone(),
+            &config.data_dir,
+        );
+        let mut enforcer = started.map_err(Error::Enforcement)?;
+        enforcer.enforce().map_err(Error::Enforcement)?;
+        std::thread::Builder::new()
+            .name("weir-enforce".to_owned())
+            .spawn(move || enforcer.run(&stop))
+            .map(drop)
+            .map_err(|source| Error::System { what: "a thread", source })
+    }
+
+    fn worker(
+        &self,
+        control: watch::Receiver<Arc<Snapshot>>,
+        stop: StopToken,
+    ) -> Result<Worker, Error> {
         let config = &self.config;
         let system = |what: &'static str| move |source| Error::System { what, source };
         let mut kernel: Box<dyn Kernel> = Box::new(Loaded::open(options(config))?);
@@ -254,6 +302,9 @@ impl Shared {
         } else {
             Processes::Off
         };
+        if let Some(tables) = kernel.policy() {
+            self.enforce(tables, control.clone(), stop)?;
+        }
         let mut view = View::new(&config.cluster, &config.node, processes);
         view.directory = Directory::new(&Snapshot::default(), &config.node, Vec::new());
         let kernel_boot = match &config.boot_id {
@@ -287,6 +338,7 @@ impl Shared {
             metrics: Arc::clone(&self.metrics),
             status: self.status.clone(),
             following: Default::default(),
+            compiled: self.compiled.clone(),
         };
         worker.begin().map_err(|failure| self.failed(failure))?;
         Ok(worker)
@@ -330,6 +382,7 @@ fn options(config: &Config) -> datapath_loader::Options {
         dns: config.dns,
         drops: config.drops,
         cgroup: config.cgroup.clone(),
+        policy: (config.mode == Mode::Enforce).then_some(PolicySizes::USUAL),
     }
 }
 

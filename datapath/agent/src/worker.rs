@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::account::{Accountant, Failure};
 use crate::control::Snapshot;
 use crate::dimensions::{Dimensions, ThisNode};
+use crate::enforce::Compiled;
 use crate::events::Lanes;
 use crate::host::{Host, Link};
 use crate::kernel::{Kernel, MapUse};
@@ -41,6 +42,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) status: Status,
     pub(crate) following: Following,
+    pub(crate) compiled: Compiled,
 }
 
 /// What is followed, as of the last look.
@@ -105,6 +107,9 @@ impl Worker {
         while let Some(answer) = self.lanes.answer() {
             let (key, time) = (&answer.key, answer.time_ns);
             self.accountant.take_answer(&*self.kernel, key, time, &answer.payload);
+        }
+        if self.lanes.take_denied() {
+            self.accountant.look_at_refusals();
         }
         let (items, answers) = self.lanes.take_lost();
         self.accountant.lost_in_queue("connection events", items);

@@ -5,8 +5,10 @@
 //! flow (`ebpf/src/bench.rs`), and what that costs is a row of its own (`flow`), to be subtracted.
 //! Rounds interleave the programs; medians count. Needs root; alone on the machine it is steadier.
 //!
-//! `cargo bench -p datapath-loader`; the last line is JSON.
+//! `cargo bench --workspace --bench observe`; the last line is JSON, which with `WEIR_BENCH_DIR` is
+//! also written there, as `observe.json`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -38,7 +40,12 @@ fn main() -> Result<(), Failure> {
     pin_thread(1);
     let measured = measure(&options);
     cleanup(&options.pin_dir)?;
-    println!("{}", measured?);
+    let measured = measured?;
+    println!("{measured}");
+    if let Some(directory) = std::env::var_os("WEIR_BENCH_DIR").map(PathBuf::from) {
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join("observe.json"), measured)?;
+    }
     Ok(())
 }
 
@@ -47,8 +54,8 @@ fn measure(options: &Options) -> Result<String, Failure> {
     let mut events = datapath.events()?;
     let mut json = Vec::new();
     println!(
-        "{:20} {:>8} {:>8} {:>8} {:>8} {:>10}",
-        "", "empty", "flow", "floor", "observe", "net"
+        "{:20} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10} {:>8}",
+        "", "empty", "flow", "floor", "observe", "net floor", "net", "ratio"
     );
     for (name, packet) in [("udp", udp()), ("tcp", tcp())] {
         let mut bench = Bench::open(options, packet)?;
@@ -191,10 +198,15 @@ fn clear(datapath: &Datapath) -> Result<(), Failure> {
 }
 
 fn report(name: &str, [empty, flow, floor, observe]: [u32; 4]) -> String {
-    let net = observe.saturating_sub(flow);
-    println!("{name:20} {empty:>8} {flow:>8} {floor:>8} {observe:>8} {net:>7} ns");
+    let (net_floor, net) = (floor.saturating_sub(flow), observe.saturating_sub(flow));
+    let ratio = f64::from(net) / f64::from(net_floor.max(1));
+    println!(
+        "{name:20} {empty:>8} {flow:>8} {floor:>8} {observe:>8} {net_floor:>7} ns {net:>7} ns \
+         {ratio:>7.2}x"
+    );
     format!(
-        "\"{name}\":{{\"empty\":{empty},\"flow\":{flow},\"floor\":{floor},\"observe\":{observe}}}"
+        "\"{name}\":{{\"empty\":{empty},\"flow\":{flow},\"floor\":{floor},\"observe\":{observe},\
+         \"net_floor\":{net_floor},\"net\":{net},\"ratio\":{ratio}}}"
     )
 }
 

@@ -188,6 +188,11 @@ impl PolicyTables {
         self.0.classes.write(class, value)
     }
 
+    /// Writes one word of a class, at once and with no system call; false where there is no such word.
+    pub fn write_word(&self, class: u32, word: u32, bits: u64) -> bool {
+        self.0.classes.write_word(class, word, bits)
+    }
+
     /// Sets or clears one selector of a class, at once and with no system call; false where there is no such
     /// class or selector.
     pub fn set_selector(&self, class: u32, selector: u32, on: bool) -> bool {
@@ -217,6 +222,14 @@ impl PolicyTables {
     /// Writes origins.
     pub fn put_origins(&self, entries: &[(u32, Origin)]) -> Result<(), Error> {
         put(self.0.origins.as_fd(), entries, policy::ORIGINS)
+    }
+
+    /// An origin.
+    pub fn origin(&self, number: u32) -> Result<Option<Origin>, Error> {
+        let mut origin = Origin::new_zeroed();
+        let found = map::lookup(self.0.origins.as_fd(), &number, &mut origin)
+            .doing(|| "reading policy_origins")?;
+        Ok(found.then_some(origin))
     }
 
     /// Removes origins.

@@ -27,7 +27,9 @@ pub const WORLD_V6: u32 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
-    /// Label sets of pods: 256 to 65535.
+    /// Label sets of pods: 256 to 2^24 - 1. A set's number follows from the set itself, so that nodes that never
+    /// talk to each other agree, but for sets that collide. (Cilium hands out 16 bits from one place;
+    /// 24 is what a tunnel header carries.)
     Cluster,
     /// Prefixes that policies name: from 1 << 24. Known to this node only.
     Cidr,
@@ -83,7 +85,7 @@ const EXCLUDED: [&str; 12] = [
 impl Scope {
     const fn range(self) -> (u32, u32) {
         match self {
-            Self::Cluster => (256, 65535),
+            Self::Cluster => (256, (1 << 24) - 1),
             Self::Cidr => (1 << 24, (2 << 24) - 1),
             Self::Node => (2 << 24, (3 << 24) - 1),
         }
@@ -127,7 +129,7 @@ impl Identities {
             entry.users += 1;
             return entry.number;
         }
-        let Some(number) = self.free(scope) else { return 0 };
+        let Some(number) = self.free(scope, &key.1) else { return 0 };
         self.latest.insert(scope, number);
         self.by_number.insert(number, key.clone());
         self.by_labels.insert(key, Entry { number, users: 1 });
@@ -172,12 +174,27 @@ impl Identities {
         vec![format!("reserved:{name}")]
     }
 
-    fn free(&self, scope: Scope) -> Option<u32> {
+    fn free(&self, scope: Scope, labels: &[String]) -> Option<u32> {
         let (first, last) = scope.range();
-        let latest = self.latest.get(&scope).copied().unwrap_or(first - 1);
+        let begin = match scope {
+            Scope::Cluster => first + (hash(labels) % u64::from(last - first + 1)) as u32,
+            Scope::Cidr | Scope::Node => match self.latest.get(&scope) {
+                Some(latest) if *latest < last => latest + 1,
+                _ => first,
+            },
+        };
         let used = |number: &u32| self.by_number.contains_key(number);
-        (latest + 1..=last).chain(first..=latest.min(last)).find(|number| !used(number))
+        (begin..=last).chain(first..begin).find(|number| !used(number))
     }
+}
+
+/// FNV-1a over the labels, each ended by a byte that no label has.
+fn hash(labels: &[String]) -> u64 {
+    let bytes = labels.iter().flat_map(|label| label.bytes().chain([0xff]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash ^ (hash >> 32)
 }
 
 /// Whether a pod's label belongs to its identity.
@@ -198,29 +215,34 @@ mod tests {
     fn numbers_are_stable_and_counted() {
         let mut all = Identities::default();
         let a = all.claim(Scope::Cluster, labels("k8s:app=a"));
-        assert_eq!((a, all.claim(Scope::Cluster, labels("k8s:app=a"))), (256, 256));
+        assert!((256..1 << 24).contains(&a));
+        assert_eq!(all.claim(Scope::Cluster, labels("k8s:app=a")), a);
         assert_eq!(all.claim(Scope::Cidr, labels("cidr:10.0.0.0/8")), 1 << 24);
         assert_eq!(all.claim(Scope::Node, labels("node:a=b")), 2 << 24);
-        all.release(a);
-        assert_eq!(all.claim(Scope::Cluster, labels("k8s:app=b")), 257);
+        let b = all.claim(Scope::Cluster, labels("k8s:app=b"));
+        assert_ne!(a, b);
+        // Another node, in another order, agrees.
+        let mut other = Identities::default();
+        assert_eq!(other.claim(Scope::Cluster, labels("k8s:app=b")), b);
+        assert_eq!(other.claim(Scope::Cluster, labels("k8s:app=a")), a);
 
+        all.release(a);
+        all.release(a);
         let mut again = Identities::import(all.export());
-        assert_eq!(again.claim(Scope::Cluster, labels("k8s:app=b")), 257);
-        assert_eq!(again.claim(Scope::Cluster, labels("k8s:app=c")), 258);
+        assert_eq!(again.claim(Scope::Cluster, labels("k8s:app=b")), b);
         again.sweep();
-        assert_eq!(again.export().len(), 2);
-        // 256 was forgotten, and is taken last.
-        assert_eq!(again.claim(Scope::Cluster, labels("k8s:app=a")), 259);
+        assert_eq!(again.export().len(), 1);
     }
 
     #[test]
-    fn a_full_range_has_no_number() {
+    fn sets_that_collide_are_told_apart() {
         let mut all = Identities::default();
-        for n in 256..=65535u32 {
-            assert_eq!(all.claim(Scope::Cluster, labels(&n.to_string())), n);
-        }
-        assert_eq!(all.claim(Scope::Cluster, labels("more")), 0);
-        all.release(300);
-        assert_eq!(all.claim(Scope::Cluster, labels("more")), 300);
+        let a = all.claim(Scope::Cluster, labels("k8s:app=a"));
+        let mut taken = Identities::import([Identity {
+            number: a,
+            scope: Scope::Cluster,
+            labels: labels("k8s:app=other"),
+        }]);
+        assert_eq!(taken.claim(Scope::Cluster, labels("k8s:app=a")), a + 1);
     }
 }

@@ -128,6 +128,10 @@ const FLOWS: &[Column] = &[
     ("icmp_type", U8),
     ("icmp_code", U8),
     ("close_reason", Word),
+    // Refused by Weir's own policy. At the ingress hook they are part of the packets and bytes above,
+    // which add up to the interface's counters; at the egress hook they never reached the interface.
+    ("packets_denied", U64),
+    ("bytes_denied", U64),
 ];
 
 const DROPS: &[Column] = &[

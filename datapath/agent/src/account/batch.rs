@@ -71,7 +71,7 @@ impl Batch {
 
     /// Whether it is time to commit.
     pub(super) fn is_full(&self) -> bool {
-        self.conns.len() >= FULL
+        self.reported.len() >= FULL
     }
 
     /// Whether there is nothing to commit.

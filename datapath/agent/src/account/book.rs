@@ -197,7 +197,7 @@ pub(super) fn key(conn: &ConnKey) -> ReportedKey {
 }
 
 /// A bijection of 64 bits in which every bit depends on every other (SplitMix64's finaliser).
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

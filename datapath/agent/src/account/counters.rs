@@ -5,8 +5,8 @@ use columns::Table;
 use columns::rows::{CounterRow, LossRow};
 use datapath_abi::event::{self, KINDS};
 use datapath_abi::iface::{
-    self, ARP, BUSY, CAUSES, Count, IfaceCounters, MALFORMED, NO_MEMORY, OTHER, RETIRING,
-    TABLE_FULL,
+    self, ARP, BUSY, CAUSES, Count, DENIED_FULL, IfaceCounters, MALFORMED, NO_MEMORY, OTHER,
+    RETIRING, TABLE_FULL,
 };
 use datapath_abi::reported::{ReportedKey, TOTALS};
 use model::{LossCause, LossStage};
@@ -19,17 +19,25 @@ use crate::metrics::Metrics;
 use crate::view::View;
 
 /// Causes that are losses of the accounting (ARP and other protocols are no flows at all).
-const LOSSES: [(usize, LossCause); 5] = [
+const LOSSES: [(usize, LossCause); 7] = [
     (MALFORMED, LossCause::Malformed),
     (TABLE_FULL, LossCause::Full),
     (NO_MEMORY, LossCause::NoMemory),
     (BUSY, LossCause::Busy),
     (RETIRING, LossCause::Retiring),
+    (DENIED_FULL, LossCause::Full),
+    (DENIED_UNSENT, LossCause::Full),
 ];
+
+/// Refusals without room for their account at the egress hook: they never reached the interface, so they
+/// are a loss, and no part of what its counters are compared with.
+const DENIED_UNSENT: usize = CAUSES;
+/// Counts of an interface: the causes of both hooks together, but for the one above.
+const COUNTS: usize = CAUSES + 1;
 
 /// Names of the causes, for metrics.
 const CAUSE_NAMES: [&str; CAUSES] =
-    ["arp", "other", "malformed", "table_full", "no_memory", "busy", "retiring"];
+    ["arp", "other", "malformed", "table_full", "no_memory", "busy", "retiring", "denied_full"];
 
 /// Where rows of this kind are written.
 pub(super) struct Counters<'a> {
@@ -55,8 +63,10 @@ impl Counters<'_> {
             self.ledger.stage(self.batch, key, own_totals(&own))
         });
         let causes = self.causes(attached.ifindex, hooks);
-        let sum = causes.iter().fold((0, 0), |(p, b), cause| (p + cause.packets, b + cause.bytes));
-        if own == [0; TOTALS] && sum == (0, 0) {
+        let sum = causes[..CAUSES]
+            .iter()
+            .fold((0, 0), |(p, b), cause| (p + cause.packets, b + cause.bytes));
+        if own == [0; TOTALS] && causes.iter().all(|count| count.packets == 0) {
             return;
         }
         // It may have been renamed since.
@@ -98,11 +108,13 @@ impl Counters<'_> {
         }
     }
 
-    fn causes(&mut self, ifindex: u32, hooks: &[IfaceCounters; 2]) -> [Count; CAUSES] {
-        let mut sums = [Count { packets: 0, bytes: 0 }; CAUSES];
+    fn causes(&mut self, ifindex: u32, hooks: &[IfaceCounters; 2]) -> [Count; COUNTS] {
+        let mut sums = [Count { packets: 0, bytes: 0 }; COUNTS];
         for (sum, (a, b)) in sums.iter_mut().zip(hooks[0].causes.iter().zip(&hooks[1].causes)) {
             *sum = Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes };
         }
+        sums[DENIED_FULL] = hooks[iface::INGRESS as usize].causes[DENIED_FULL];
+        sums[DENIED_UNSENT] = hooks[iface::EGRESS as usize].causes[DENIED_FULL];
         let mut deltas = sums;
         for (part, chunk) in deltas.chunks_mut(CAUSES_PER_ENTRY).enumerate() {
             let mut now = [0; TOTALS];
@@ -167,6 +179,6 @@ pub(super) fn own_totals(own: &LinkStats) -> [u64; TOTALS] {
 
 /// Keys of an interface's entries.
 pub(super) fn keys(ifindex: u32) -> Vec<ReportedKey> {
-    let parts = 1 + iface::CAUSES.div_ceil(CAUSES_PER_ENTRY) as u64;
+    let parts = 1 + COUNTS.div_ceil(CAUSES_PER_ENTRY) as u64;
     (OWN..parts).map(|part| ledger::iface(ifindex, part)).collect()
 }

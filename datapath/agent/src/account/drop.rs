@@ -5,7 +5,7 @@ use datapath_abi::drops::DropEvent;
 use model::{FlowId, Protocol};
 
 use super::Accountant;
-use crate::drops::{IPV4, IPV6};
+use crate::drops::{self, IPV4, IPV6};
 use crate::kernel::Kernel;
 use crate::view;
 
@@ -19,9 +19,14 @@ impl Accountant {
             event.ifindex = ifindex;
         }
         let time = kernel.epoch_from_ktime(event.time_ns);
-        self.denied.note(&event, time);
+        // What the policy refuses has rows of its own in `flows`.
+        let own = kernel.policy().is_some()
+            && kernel.drop_reason(event.reason).is_some_and(|reason| drops::by_classifier(&reason));
+        if !own {
+            self.denied.note(&event, time);
+        }
         let flow = self.flow_of(&event);
-        self.pending.drop(&event, time, flow);
+        self.pending.drop(&event, time, flow, own);
     }
 
     /// The connection that the packet belonged to. For TCP it must be known, because its initial

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use columns::Table;
 use columns::rows::FlowRow;
 use datapath_abi::conn::{ConnKey, ConnValue};
+use datapath_abi::policy::{AUDIT, NO_ORIGIN, UNJUDGED};
 use datapath_abi::reported::TOTALS;
 use model::{DropReason, FlowId, Protocol, Verdict};
 
@@ -14,6 +15,7 @@ use super::batch::Batch;
 use super::book::{Account, PER_DIRECTION};
 use super::denied::Denied;
 use super::expiry::Close;
+use super::origin::Origins;
 use crate::drops;
 use crate::kernel::Kernel;
 use crate::metrics::{Metrics, state_name};
@@ -51,6 +53,7 @@ pub(super) struct Sources<'a> {
     pub(super) kernel: &'a dyn Kernel,
     pub(super) metrics: &'a Metrics,
     pub(super) denied: &'a Denied,
+    pub(super) origins: &'a mut Origins,
     pub(super) now: i64,
 }
 
@@ -79,13 +82,16 @@ impl Writer {
         find_names(sources, account, &ends);
         find_process(sources, key, value, account, &ends);
 
+        let judged = value.verdict != UNJUDGED && !interval.before;
+        let number = if judged { value.origin } else { NO_ORIGIN };
+        let origin = sources.origins.words(sources.kernel, number);
         let view = &*sources.view;
         let unknown = Port::default();
         let port = view.ports.get(key.ifindex()).unwrap_or(&unknown);
         let (reporter, direction) = port.role(&ends, &view.directory);
         let first = interval.seq == 0;
         let judged = Judged::of(sources, key, value, &ends, interval);
-        let forwarded = judged.verdict == Verdict::Forwarded;
+        let forwarded = judged.verdict != Verdict::Dropped;
         sources.metrics.flow(key.protocol(), reporter, ends.destination_port, first, forwarded);
 
         spell(&mut self.source, ends.source);
@@ -134,6 +140,12 @@ impl Writer {
             verdict: judged.verdict.name(),
             drop_reason: judged.reason,
             drop_location: &judged.location,
+            policy_kind: origin.kind,
+            policy_namespace: &origin.namespace,
+            policy_name: &origin.name,
+            policy_rule: origin.rule,
+            policy_revision: origin.revision,
+            policies_selecting: &origin.selecting,
             packets_out: delta[out],
             bytes_out: delta[out + 1],
             extra_segments_out: delta[out + 2],
@@ -285,7 +297,11 @@ impl Judged {
                 reason: reason.name(),
                 location: sources.kernel.symbol(location).unwrap_or_default(),
             },
-            None => Self { verdict: Verdict::Forwarded, reason: "", location: String::new() },
+            None => {
+                let audited = value.verdict == AUDIT && !interval.before;
+                let verdict = if audited { Verdict::Audit } else { Verdict::Forwarded };
+                Self { verdict, reason: "", location: String::new() }
+            }
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Totals that are no connection's: interfaces, lost events, drops. Reported like connections, by
 //! difference to what was committed.
 
-use datapath_abi::reported::{KIND_DROP, KIND_IFACE, KIND_LOST, Reported, ReportedKey, TOTALS};
+use datapath_abi::policy::DeniedKey;
+use datapath_abi::reported::{
+    KIND_DENIED, KIND_DROP, KIND_IFACE, KIND_LOST, Reported, ReportedKey, TOTALS,
+};
 use hashbrown::HashMap;
 
 use super::batch::Batch;
-use super::book::settled;
+use super::book::{mix, settled};
 
 /// Marks which instance of the pinned maps this is: its `id`. A kind of the agent's own; see
 /// [`boot`](crate::boot).
@@ -67,6 +70,19 @@ pub(super) fn iface(ifindex: u32, part: u64) -> ReportedKey {
 /// Key of the lost events; its totals are indexed by kind of event.
 pub(super) fn lost() -> ReportedKey {
     ReportedKey { kind: KIND_LOST, link: 0, ends: 0 }
+}
+
+/// Key of refusals; its totals are packets, bytes, attempts, rows, and the latest packet's time.
+pub(super) fn denied(key: &DeniedKey) -> ReportedKey {
+    let mut hash = 0;
+    for chunk in key.source.chunks_exact(8).chain(key.destination.chunks_exact(8)) {
+        hash = mix(hash ^ u64::from_le_bytes(chunk.try_into().expect("chunks of eight")));
+    }
+    let rest = u64::from(key.origin) << 32
+        | u64::from(key.port) << 16
+        | u64::from(key.protocol) << 8
+        | u64::from(key.hook);
+    ReportedKey { kind: KIND_DENIED, link: key.ifindex, ends: mix(hash ^ rest) }
 }
 
 /// Key of drops of a reason; its totals are packets and bytes.

@@ -82,10 +82,10 @@ impl Accountant {
     }
 
     fn stage(&mut self, kernel: &dyn Kernel, sight: &Sight<'_>, now: i64) {
-        let Self { book, batch, writer, view, metrics, denied, .. } = self;
+        let Self { book, batch, writer, view, metrics, denied, origins, .. } = self;
         let Some(account) = book.accounts.get_mut(sight.key) else { return };
         let (mut seq, was) = (account.seq, account.totals);
-        let mut sources = Sources { view, kernel, metrics, denied, now };
+        let mut sources = Sources { view, kernel, metrics, denied, origins, now };
         let mut write = |batch: &mut Batch, account: &mut Account, interval: Interval| {
             writer.write(&mut sources, batch, sight.key, sight.value, account, &interval);
         };

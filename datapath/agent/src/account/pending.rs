@@ -41,6 +41,7 @@ struct DropKind {
     ethertype: u16,
     protocol: u8,
     netns: u32,
+    own: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +76,9 @@ impl Pending {
         self.losses.clear();
     }
 
-    /// Notes a dropped packet. One for which there is no room is not lost for good: the kernel's
+    /// Notes a dropped packet; `own` says that Weir's policy did it. One for which there is no room is not lost for good: the kernel's
     /// counter of its reason has it.
-    pub(super) fn drop(&mut self, event: &DropEvent, time: i64, flow: Option<FlowId>) {
+    pub(super) fn drop(&mut self, event: &DropEvent, time: i64, flow: Option<FlowId>, own: bool) {
         let kind = DropKind {
             source: event.source,
             destination: event.destination,
@@ -88,6 +89,7 @@ impl Pending {
             ethertype: event.ethertype,
             protocol: event.protocol,
             netns: event.netns,
+            own,
         };
         if self.drops.len() >= MAX_WAITING && !self.drops.contains_key(&kind) {
             return;
@@ -181,7 +183,11 @@ impl Out<'_> {
         let end = |ip| party(ip).map(|party| party.end(None)).unwrap_or_default();
         let (source_end, destination_end) = (end(source), end(destination));
         let reason = self.kernel.drop_reason(kind.reason).unwrap_or_default();
-        let location = self.kernel.symbol(kind.location).unwrap_or_default();
+        let location = if kind.own {
+            crate::drops::OWN.to_owned()
+        } else {
+            self.kernel.symbol(kind.location).unwrap_or_default()
+        };
         if drops::is_none(&reason, &location) {
             return;
         }

@@ -11,6 +11,7 @@ use super::book::{self, Account, Book, Resolved};
 use super::denied::Denied;
 use super::flow::Writer;
 use super::ledger::{KIND_INSTANCE, Ledger};
+use super::origin::Origins;
 use super::pending::Pending;
 use super::{Accountant, Failure, Settings};
 use crate::boot;
@@ -78,6 +79,9 @@ impl Accountant {
             dropped: HashMap::new(),
             denied: Denied::default(),
             walk: 0,
+            refused: false,
+            over: Vec::new(),
+            origins: Origins::default(),
         };
         accountant.take_up(kernel, found, sequence, closed_at)?;
         Ok(accountant)

@@ -36,6 +36,7 @@ impl Accountant {
     ) -> Result<Vec<(ConnKey, u64, Close)>, Failure> {
         self.walk += 1;
         self.denied.expire(now);
+        self.origins.clear();
         let mut walk = Walk {
             over: Vec::new(),
             idle: Vec::new(),

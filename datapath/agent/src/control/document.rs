@@ -117,6 +117,11 @@ fn take_one(kind: &str, document: &str, into: &mut Snapshot) -> Result<(), Wrong
                 .map_err(|error| Wrong { line: error.line.unwrap_or(1), message: error.message })?;
             into.policies.push(policy);
         }
+        "CiliumCIDRGroup" => {
+            let group = datapath_policy::CidrGroup::parse(document)
+                .map_err(|error| Wrong { line: error.line.unwrap_or(1), message: error.message })?;
+            into.groups.push(group);
+        }
         // A folder of manifests holds much that is of no interest here.
         _ => {}
     }

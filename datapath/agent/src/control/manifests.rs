@@ -12,9 +12,15 @@ use tokio::sync::watch;
 use super::document::{self, Parsed};
 use super::{ControlSource, Problem, Snapshot};
 
-/// How often the folder is looked at. Polling, because it works on every file system and through
+mod notify;
+
+use notify::Watch;
+
+/// How often the folder is looked at in any case, because that works on every file system and through
 /// every kind of replacement (Kubernetes swaps symbolic links), and costs a few `stat`s.
 const POLL: Duration = Duration::from_secs(1);
+/// Files that are written together come together.
+const SETTLE: Duration = Duration::from_millis(2);
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -92,6 +98,7 @@ impl Manifests {
             all.services.extend(objects.services.iter().cloned());
             all.slices.extend(objects.slices.iter().cloned());
             all.policies.extend(objects.policies.iter().cloned());
+            all.groups.extend(objects.groups.iter().cloned());
             all.problems.extend(file.problems.iter().cloned());
         }
         all.problems.extend(self.unreadable.clone());
@@ -102,12 +109,17 @@ impl Manifests {
 #[async_trait::async_trait]
 impl ControlSource for Manifests {
     async fn run(mut self: Box<Self>, publish: watch::Sender<Arc<Snapshot>>, stop: StopToken) {
-        let mut ticks = tokio::time::interval(POLL);
+        let mut watch = Watch::new();
+        let mut first = true;
         loop {
-            tokio::select! {
-                () = stop.stopped() => return,
-                _ = ticks.tick() => {}
+            if !std::mem::take(&mut first) {
+                tokio::select! {
+                    () = stop.stopped() => return,
+                    () = tokio::time::sleep(POLL) => {}
+                    () = watch.changed() => tokio::time::sleep(SETTLE).await,
+                }
             }
+            watch.follow(&self.root);
             // Reading and parsing block; a large folder must not hold up the export streams.
             let looked = tokio::task::spawn_blocking(move || {
                 let snapshot = self.poll();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use datapath_policy::{AUDIT_ANNOTATION, NamedPort};
 use model::Protocol;
 use serde::Deserialize;
 
@@ -52,6 +53,29 @@ struct PodSpec {
     node_name: Option<String>,
     #[serde(default)]
     host_network: bool,
+    #[serde(default)]
+    service_account_name: Option<String>,
+    #[serde(default)]
+    containers: Option<Vec<Container>>,
+    /// Sidecars are among these.
+    #[serde(default)]
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Container {
+    #[serde(default)]
+    ports: Option<Vec<ContainerPort>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    protocol: Option<String>,
+    container_port: u16,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -114,6 +138,8 @@ struct ServiceSpec {
     external_ips: Option<Vec<String>>,
     #[serde(default)]
     ports: Option<Vec<PortObject>>,
+    #[serde(default)]
+    selector: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -197,10 +223,13 @@ impl PodObject {
                 ips.push(ip);
             }
         }
-        let annotation = self.metadata.annotations.as_ref().and_then(|all| all.get(INTERFACE));
+        let annotation =
+            |name| self.metadata.annotations.as_ref().and_then(|all| all.get(name)).cloned();
+        let (interface, audit) = (annotation(INTERFACE), annotation(AUDIT_ANNOTATION));
+        let ports = self.spec.named_ports()?;
         Ok(Pod {
             namespace: self.metadata.namespace(),
-            interface: annotation.cloned().unwrap_or_default(),
+            interface: interface.unwrap_or_default(),
             name: self.metadata.name,
             labels,
             node: self.spec.node_name.unwrap_or_default(),
@@ -209,7 +238,26 @@ impl PodObject {
             ended: matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")),
             workload,
             workload_kind,
+            service_account: self.spec.service_account_name.unwrap_or_default(),
+            ports,
+            audit: audit.as_deref() == Some("true"),
         })
+    }
+}
+
+// === impl PodSpec ===
+
+impl PodSpec {
+    fn named_ports(&self) -> Result<Vec<NamedPort>, String> {
+        let containers = self.containers.iter().chain(&self.init_containers).flatten();
+        let mut named = Vec::new();
+        for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+            let protocol = protocol(port.protocol.as_deref())?;
+            if let Some(name) = port.name.clone().filter(|name| !name.is_empty()) {
+                named.push(NamedPort { name, protocol, port: port.container_port });
+            }
+        }
+        Ok(named)
     }
 }
 
@@ -271,6 +319,8 @@ impl ServiceObject {
             kind: spec.kind.unwrap_or("ClusterIP".to_owned()),
             ips,
             ports: ports?,
+            labels: self.metadata.labels.unwrap_or_default(),
+            selector: spec.selector,
         })
     }
 }
@@ -279,11 +329,7 @@ impl ServiceObject {
 
 impl PortObject {
     fn protocol(&self) -> Result<u8, String> {
-        match self.protocol.as_deref() {
-            None => Ok(Protocol::TCP.0),
-            Some(name @ ("TCP" | "UDP" | "SCTP")) => Ok(Protocol::parse(name).map_or(0, |p| p.0)),
-            Some(other) => Err(format!("ports: protocol {other:?} is not TCP, UDP or SCTP")),
-        }
+        protocol(self.protocol.as_deref())
     }
 
     fn service_port(&self) -> Result<ServicePort, String> {
@@ -319,6 +365,14 @@ impl SliceObject {
             addresses,
             ports,
         })
+    }
+}
+
+fn protocol(name: Option<&str>) -> Result<u8, String> {
+    match name {
+        None => Ok(Protocol::TCP.0),
+        Some(name @ ("TCP" | "UDP" | "SCTP")) => Ok(Protocol::parse(name).map_or(0, |p| p.0)),
+        Some(other) => Err(format!("ports: protocol {other:?} is not TCP, UDP or SCTP")),
     }
 }
 

@@ -9,8 +9,10 @@ use datapath_abi::conn::{
 use datapath_abi::drops::{DropCounter, DropKey};
 use datapath_abi::event::KINDS;
 use datapath_abi::iface::{self, Count, IfaceCounters};
+use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
+use datapath_loader::{Connections, PolicyTables};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -28,6 +30,7 @@ pub(crate) struct State {
     pub(crate) ifaces: HashMap<u32, [IfaceCounters; 2]>,
     pub(crate) attached: Vec<Attached>,
     pub(crate) lost: [u64; KINDS],
+    pub(crate) denied: HashMap<DeniedKey, DeniedCounter>,
     /// By namespace and reason.
     pub(crate) drops: HashMap<(u32, u32), DropCounter>,
     /// Nanoseconds since boot, and since the epoch.
@@ -284,6 +287,43 @@ impl Kernel for Fake {
         Ok(drops
             .map(|((netns, reason), drop)| (DropKey { netns: *netns, reason: *reason }, *drop))
             .collect())
+    }
+
+    fn policy(&self) -> Option<(PolicyTables, Connections)> {
+        None
+    }
+
+    fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()> {
+        let state = self.0.0.lock();
+        state.alive()?;
+        state.denied.iter().for_each(|(key, counter)| each(key, counter));
+        Ok(())
+    }
+
+    fn retire_denied(&self, keys: &[DeniedKey]) -> Result<Vec<(DeniedKey, DeniedCounter)>> {
+        let mut state = self.0.0.lock();
+        let mut retired = Vec::new();
+        for key in keys {
+            state.change()?;
+            if let Some(counter) = state.denied.get_mut(key) {
+                counter.retired = 1;
+                retired.push((*key, *counter));
+            }
+        }
+        Ok(retired)
+    }
+
+    fn remove_denied(&self, keys: &[DeniedKey]) -> Result<()> {
+        let mut state = self.0.0.lock();
+        for key in keys {
+            state.change()?;
+            state.denied.remove(key);
+        }
+        Ok(())
+    }
+
+    fn origin(&self, _: u32) -> Option<Origin> {
+        None
     }
 
     fn process(&self, _: u64) -> Option<Process> {

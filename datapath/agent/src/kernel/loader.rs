@@ -6,9 +6,12 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::drops::{DropCounter, DropKey};
 use datapath_abi::event::KINDS;
 use datapath_abi::iface::IfaceCounters;
+use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
-use datapath_loader::{AttachedBy, Clock, Connections, Datapath, Options, ReportedMap};
+use datapath_loader::{
+    AttachedBy, Clock, Connections, Datapath, Mode, Options, PolicyTables, ReportedMap,
+};
 
 use super::{Attached, Event, Events, Feature, Kernel, KernelError, MapUse, Result};
 
@@ -18,6 +21,8 @@ pub(crate) struct Loaded {
     datapath: Datapath,
     connections: Connections,
     reported: ReportedMap,
+    policy: PolicyTables,
+    mode: Mode,
     /// Taken once a tick: all times of a tick are by one clock.
     clock: Cell<Clock>,
 }
@@ -30,10 +35,13 @@ struct Rings(datapath_loader::Events);
 impl Loaded {
     /// Loads the programs, or takes over those of an agent before this one.
     pub(crate) fn open(options: Options) -> Result<Self> {
+        let mode = if options.policy.is_some() { Mode::Enforce } else { Mode::Observe };
         let datapath = Datapath::open(options).map_err(|e| failed("loading the datapath", e))?;
         Ok(Self {
             connections: datapath.connections(),
             reported: datapath.reported(),
+            policy: datapath.policy(),
+            mode,
             clock: Cell::new(datapath.clock()),
             datapath,
         })
@@ -77,7 +85,10 @@ impl Kernel for Loaded {
     }
 
     fn attach(&mut self, name: &str) -> Result<Attached> {
-        self.datapath.attach(name).map(Attached::from).map_err(|e| failed("attaching", e))
+        self.datapath
+            .attach(name, self.mode)
+            .map(Attached::from)
+            .map_err(|e| failed("attaching", e))
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<()> {
@@ -127,6 +138,26 @@ impl Kernel for Loaded {
 
     fn process(&self, cookie: u64) -> Option<Process> {
         self.datapath.process(cookie)
+    }
+
+    fn policy(&self) -> Option<(PolicyTables, Connections)> {
+        (self.mode == Mode::Enforce).then(|| (self.policy.clone(), self.connections.clone()))
+    }
+
+    fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()> {
+        self.policy.denied(each).map_err(|e| failed("refusals", e))
+    }
+
+    fn retire_denied(&self, keys: &[DeniedKey]) -> Result<Vec<(DeniedKey, DeniedCounter)>> {
+        self.policy.retire_denied(keys).map_err(|e| failed("retiring refusals", e))
+    }
+
+    fn remove_denied(&self, keys: &[DeniedKey]) -> Result<()> {
+        self.policy.remove_denied(keys).map_err(|e| failed("refusals", e))
+    }
+
+    fn origin(&self, number: u32) -> Option<Origin> {
+        self.policy.origin(number).ok().flatten()
     }
 
     fn write_reported(&self, entries: &[(ReportedKey, Reported)]) -> Result<()> {
@@ -191,6 +222,7 @@ impl Events for Rings {
                 datapath_loader::Event::Conn(conn) => Event::Conn(conn),
                 datapath_loader::Event::Drop(drop) => Event::Drop(drop),
                 datapath_loader::Event::Dns(dns) => Event::Dns(dns),
+                datapath_loader::Event::Denied(_) => Event::Denied,
             });
         })
     }

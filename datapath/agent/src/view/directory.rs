@@ -101,6 +101,18 @@ impl Directory {
         directory
     }
 
+    /// Takes the identities that policies are enforced by.
+    pub(crate) fn identify(&mut self, identities: &std::collections::HashMap<IpAddr, u32>) {
+        for (ip, party) in &mut self.parties {
+            if let Some(number) = identities.get(ip)
+                && party.kind == PartyKind::Pod
+                && party.identity != Some(*number)
+            {
+                *party = Arc::new(Party { identity: Some(*number), ..Party::clone(party) });
+            }
+        }
+    }
+
     fn enter(&mut self, party: &Arc<Party>) {
         for ip in &party.ips {
             self.parties.insert(*ip, Arc::clone(party));

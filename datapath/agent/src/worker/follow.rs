@@ -40,7 +40,8 @@ impl Worker {
         self.attach_and_end(&links)?;
         let local = local_addresses(self.host.addresses()?);
         let node = self.config.node.clone();
-        let directory = Directory::new(&snapshot, &node, local);
+        let mut directory = Directory::new(&snapshot, &node, local);
+        directory.identify(&self.compiled.identities());
         let before = std::mem::take(&mut self.view().ports);
         let ports = Ports::new(before, &links, &snapshot, &directory, &node, &mut *self.host);
         (self.view().directory, self.view().ports) = (directory, ports);

@@ -73,6 +73,11 @@ impl Classes {
         true
     }
 
+    pub(super) fn write_word(&self, class: u32, word: u32, bits: u64) -> bool {
+        let place = self.class(class).and_then(|words| words.get(word as usize));
+        place.map(|place| place.store(bits, Ordering::SeqCst)).is_some()
+    }
+
     pub(super) fn write(&self, class: u32, value: &Class) -> bool {
         let Some(words) = self.class(class) else {
             return false;

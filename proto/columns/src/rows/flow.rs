@@ -80,6 +80,8 @@ pub struct FlowRow<'a> {
     pub icmp_type: Option<u8>,
     pub icmp_code: Option<u8>,
     pub close_reason: &'a str,
+    pub packets_denied: Option<u64>,
+    pub bytes_denied: Option<u64>,
 }
 
 // === impl FlowRow ===
@@ -139,6 +141,8 @@ impl FlowRow<'_> {
             .u8(self.icmp_type)
             .u8(self.icmp_code)
             .word(self.close_reason)
+            .u64(self.packets_denied)
+            .u64(self.bytes_denied)
             .end();
     }
 }

@@ -1,0 +1,245 @@
+//! Enforcement: from the cluster as the control source knows it to the policy tables in the kernel.
+//!
+//! A thread of its own, because a change of policy has to be in force within milliseconds, whatever the
+//! accounting is doing. It alone writes the tables; what it has compiled is shared with whoever asks
+//! questions ([`Compiled`]).
+//!
+//! After a restart the tables in the kernel go on deciding until the first commit replaces them
+//! ([`Compiler::resume`]): it is made once the control source has published, so that what it does
+//! not know yet is not taken for gone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datapath_loader::{Connections, PolicyTables};
+use datapath_policy::{Compiler, Options};
+use parking_lot::RwLock;
+use stage::StopToken;
+use tokio::sync::watch;
+
+use crate::control::Snapshot;
+use crate::host::{Host, Link, Netlink};
+use crate::status::Status;
+use crate::view::directory::Directory;
+use crate::view::ports::Ports;
+
+pub mod cluster;
+mod memory;
+mod tables;
+
+/// How long a change of interfaces, addresses or routes may wait.
+const LOOK: Duration = Duration::from_millis(50);
+/// Pause after a failure, before all is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often identities are saved, and unused origins removed.
+const TIDY: Duration = Duration::from_secs(30);
+
+/// What is in force, for questions; none where nothing is enforced.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Compiled(Arc<RwLock<Option<Compiler>>>);
+
+/// The thread's state.
+pub(crate) struct Enforcer {
+    pub(crate) node: String,
+    pub(crate) tables: PolicyTables,
+    pub(crate) connections: Connections,
+    pub(crate) control: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) host: Netlink,
+    pub(crate) status: Status,
+    pub(crate) compiled: Compiled,
+    /// Where identities are kept over a restart.
+    pub(crate) memory: memory::Memory,
+    ports: Ports,
+}
+
+// === impl Compiled ===
+
+impl Compiled {
+    /// Answers a question; `None` where nothing is enforced. Changes of policy wait meanwhile.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Compiler) -> T) -> Option<T> {
+        self.0.read().as_ref().map(question)
+    }
+
+    /// Identity at each address that is some endpoint's or node's.
+    pub(crate) fn identities(&self) -> HashMap<IpAddr, u32> {
+        let of = |compiler: &Compiler| {
+            let hosts = compiler.tables().hosts.iter();
+            hosts.map(|(at, peer)| (datapath_policy::address(*at), peer.identity)).collect()
+        };
+        self.ask(of).unwrap_or_default()
+    }
+}
+
+// === impl Enforcer ===
+
+impl Enforcer {
+    /// Takes over what an earlier agent has left in the tables.
+    ///
+    /// # Errors
+    /// When the tables cannot be read, or the host not be asked.
+    pub(crate) fn new(
+        node: &str,
+        (tables, connections): (PolicyTables, Connections),
+        options: Options,
+        control: watch::Receiver<Arc<Snapshot>>,
+        status: Status,
+        compiled: Compiled,
+        data_dir: &std::path::Path,
+    ) -> Result<Self, String> {
+        let memory = memory::Memory::new(data_dir);
+        let found = tables::read(&tables).map_err(|error| words(&error))?;
+        let known = memory.load();
+        let compiler = match found {
+            Some(found) => Compiler::resume(options, found, known),
+            None => Compiler::with_identities(options, known),
+        };
+        *compiled.0.write() = Some(compiler);
+        let host = Netlink::open().map_err(|error| format!("route netlink: {error}"))?;
+        Ok(Self {
+            node: node.to_owned(),
+            tables,
+            connections,
+            control,
+            host,
+            status,
+            compiled,
+            memory,
+            ports: Ports::default(),
+        })
+    }
+
+    /// Enforces until told to stop; what is in the tables stays.
+    pub(crate) fn run(mut self, stop: &StopToken) {
+        let mut again = Instant::now();
+        let mut tidy = Instant::now() + TIDY;
+        let mut pending = true;
+        while !stop.is_stopped() {
+            pending |= self.control.has_changed().unwrap_or(false);
+            pending |=
+                self.host.changes().is_ok_and(|changes| changes.any || !changes.removed.is_empty());
+            if pending && Instant::now() >= again {
+                match self.enforce() {
+                    Ok(()) => pending = false,
+                    Err(why) => {
+                        tracing::error!(why, "policy is not in force as it should be");
+                        self.status.warn(
+                            "enforcement",
+                            vec![format!("policy could not be put into force: {why}")],
+                        );
+                        again = Instant::now() + RETRY;
+                    }
+                }
+            }
+            if Instant::now() >= tidy {
+                tidy = Instant::now() + TIDY;
+                self.tidy();
+            }
+            self.wait();
+        }
+        self.tidy();
+    }
+
+    /// Until the control source has news, or it is time to look at the host.
+    fn wait(&mut self) {
+        let end = Instant::now() + LOOK;
+        while Instant::now() < end && !self.control.has_changed().unwrap_or(false) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Brings the tables to what control source and host say now.
+    pub(crate) fn enforce(&mut self) -> Result<(), String> {
+        let snapshot = Arc::clone(&self.control.borrow_and_update());
+        let links = self.host.links().map_err(|error| format!("interfaces: {error}"))?;
+        let local = self.host.addresses().map_err(|error| format!("addresses: {error}"))?;
+        let local: Vec<IpAddr> = local.into_iter().map(|(_, ip)| ip).collect();
+        let directory = Directory::new(&snapshot, &self.node, local.clone());
+        let before = std::mem::take(&mut self.ports);
+        self.ports = Ports::new(before, &links, &snapshot, &directory, &self.node, &mut self.host);
+        let interfaces = self.interfaces();
+        let uplinks = uplinks(&links, &self.ports);
+        let changes = self.compile(|compiler| {
+            cluster::feed(compiler, &snapshot, &self.node, &local, &interfaces, &uplinks);
+            // The second commit takes what did not fit beside the rules of an agent before this one.
+            let mut changes = compiler.commit().changes;
+            changes.extend(compiler.commit().changes);
+            changes
+        });
+        tables::apply(&self.tables, &changes).map_err(|error| words(&error))?;
+        self.tell(&snapshot);
+        Ok(())
+    }
+
+    fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {
+        self.compiled.0.write().as_mut().map(work).unwrap_or_default()
+    }
+
+    /// Saves identities, and removes origins that nothing names any more.
+    fn tidy(&self) {
+        let identities = self.compiled.ask(Compiler::identities).unwrap_or_default();
+        self.memory.save(&identities);
+        let mut used = BTreeSet::new();
+        let walked = self.connections.walk(&mut |_, value| {
+            used.insert(value.origin);
+        });
+        let walked = walked.and_then(|_| {
+            self.tables.denied(&mut |key, _| {
+                used.insert(key.origin);
+            })
+        });
+        let changes = walked.map(|()| self.compile(|compiler| compiler.forget_origins(&used)));
+        if let Err(error) = changes.and_then(|changes| tables::apply(&self.tables, &changes)) {
+            tracing::warn!(error = words(&error), "origins of rules are kept for longer");
+        }
+    }
+
+    /// Interface of each pod that is here, by `namespace/name`.
+    fn interfaces(&self) -> HashMap<String, u32> {
+        let behind = |(index, port): (u32, &crate::view::ports::Port)| {
+            let name = |pod: &Arc<crate::view::directory::Party>| {
+                (format!("{}/{}", pod.namespace, pod.pod), index)
+            };
+            port.pods.iter().map(name).collect::<Vec<_>>()
+        };
+        self.ports.iter().flat_map(behind).collect()
+    }
+
+    fn tell(&self, snapshot: &Snapshot) {
+        let problems = self.compiled.ask(Compiler::problems).unwrap_or_default();
+        let mut warnings: Vec<String> = problems.into_iter().collect();
+        for policy in &snapshot.policies {
+            let parts = policy.not_enforced();
+            if !parts.is_empty() {
+                let name = policy.key();
+                warnings.push(format!(
+                    "{}/{}: not enforced yet: {}",
+                    name.namespace,
+                    name.name,
+                    parts.join(", ")
+                ));
+            }
+        }
+        self.status.warn("enforcement", warnings);
+    }
+}
+
+/// The host's own interfaces: with no pod behind them, and not loopback.
+fn uplinks(links: &[Link], ports: &Ports) -> Vec<u32> {
+    let pods = |link: &&Link| ports.get(link.index).is_none_or(|port| port.pods.is_empty());
+    let own = links.iter().filter(|link| !link.loopback && link.observable());
+    own.filter(pods).map(|link| link.index).collect()
+}
+
+/// An error with all its causes in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! What the control source knows, as the compiler wants it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use datapath_policy::{Compiler, Endpoint, Node, Service};
+
+use crate::control::Snapshot;
+
+/// Hands a snapshot to the compiler: what is new or different is put, what is gone is removed. The next commit
+/// works out what that means.
+///
+/// `node` is the agent's own, with the addresses `local` and its own interfaces `uplinks`;
+/// `interfaces` has the host-side interface of every pod that is here, by `namespace/name`.
+pub fn feed(
+    compiler: &mut Compiler,
+    snapshot: &Snapshot,
+    node: &str,
+    local: &[IpAddr],
+    interfaces: &HashMap<String, u32>,
+    uplinks: &[u32],
+) {
+    remove_gone(compiler, snapshot, node);
+    for (name, labels) in &snapshot.namespaces {
+        compiler.put_namespace(name, labels.clone());
+    }
+    for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended) {
+        let id = format!("{}/{}", pod.namespace, pod.name);
+        let endpoint = Endpoint {
+            namespace: pod.namespace.clone(),
+            labels: pod.labels.clone(),
+            service_account: pod.service_account.clone(),
+            addresses: pod.ips.iter().copied().collect(),
+            ports: pod.ports.clone(),
+            interface: interfaces.get(&id).copied(),
+            audit: pod.audit,
+            ..Endpoint::default()
+        };
+        compiler.put_endpoint(&id, endpoint);
+    }
+    for other in snapshot.nodes.iter().filter(|other| other.name != node) {
+        let addresses = other.addresses.iter().copied().collect();
+        compiler.put_node(
+            &other.name,
+            Node { labels: other.labels.clone(), addresses, ..Node::default() },
+        );
+    }
+    compiler.put_node(node, this_node(snapshot, node, local, uplinks));
+    for service in &snapshot.services {
+        compiler.put_service(policy_service(snapshot, service));
+    }
+    for group in &snapshot.groups {
+        compiler.put_group(group.clone());
+    }
+    for policy in &snapshot.policies {
+        compiler.put_policy(policy.clone());
+    }
+    compiler.set_api_servers(api_servers(snapshot));
+}
+
+fn this_node(snapshot: &Snapshot, node: &str, local: &[IpAddr], uplinks: &[u32]) -> Node {
+    let known = snapshot.nodes.iter().find(|known| known.name == node);
+    let listed = known.into_iter().flat_map(|known| &known.addresses);
+    let own = local.iter().filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    Node {
+        labels: known.map(|known| known.labels.clone()).unwrap_or_default(),
+        addresses: listed.chain(own).copied().collect(),
+        this: true,
+        interfaces: uplinks.iter().copied().collect(),
+        audit: false,
+    }
+}
+
+fn policy_service(snapshot: &Snapshot, service: &crate::control::Service) -> Service {
+    let selector = service.selector.clone().filter(|selector| !selector.is_empty());
+    let slices = snapshot
+        .slices
+        .iter()
+        .filter(|slice| slice.namespace == service.namespace && slice.service == service.name);
+    let addresses: BTreeSet<IpAddr> = match selector {
+        Some(_) => BTreeSet::new(),
+        None => slices.flat_map(|slice| slice.addresses.iter().copied()).collect(),
+    };
+    Service {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        labels: service.labels.clone(),
+        selector,
+        addresses,
+    }
+}
+
+/// Endpoints of the service `default/kubernetes` (Kubernetes API server, its own reconciler).
+fn api_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let slices = snapshot.slices.iter();
+    let own = slices.filter(|slice| slice.namespace == "default" && slice.service == "kubernetes");
+    own.flat_map(|slice| slice.addresses.iter().copied()).collect()
+}
+
+fn remove_gone(compiler: &mut Compiler, snapshot: &Snapshot, node: &str) {
+    let cluster = compiler.cluster();
+    let pods: BTreeSet<String> = snapshot
+        .pods
+        .iter()
+        .filter(|pod| !pod.host_network && !pod.ended)
+        .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+        .collect();
+    let endpoints: Vec<_> =
+        cluster.endpoints.keys().filter(|id| !pods.contains(*id)).cloned().collect();
+    let nodes: BTreeSet<&str> =
+        snapshot.nodes.iter().map(|known| known.name.as_str()).chain([node]).collect();
+    let gone_nodes: Vec<_> =
+        cluster.nodes.keys().filter(|name| !nodes.contains(name.as_str())).cloned().collect();
+    let namespaces: Vec<_> = cluster
+        .namespaces
+        .keys()
+        .filter(|name| !snapshot.namespaces.contains_key(*name))
+        .cloned()
+        .collect();
+    let policies: BTreeSet<_> =
+        snapshot.policies.iter().map(datapath_policy::Policy::key).collect();
+    let gone_policies: Vec<_> =
+        cluster.policies.keys().filter(|key| !policies.contains(*key)).cloned().collect();
+    let groups: BTreeSet<&str> = snapshot.groups.iter().map(|group| group.name.as_str()).collect();
+    let gone_groups: Vec<_> =
+        cluster.groups.keys().filter(|name| !groups.contains(name.as_str())).cloned().collect();
+    let services: BTreeSet<String> = snapshot
+        .services
+        .iter()
+        .map(|service| format!("{}/{}", service.namespace, service.name))
+        .collect();
+    let gone_services: Vec<_> =
+        cluster.services.keys().filter(|id| !services.contains(*id)).cloned().collect();
+    endpoints.iter().for_each(|id| compiler.remove_endpoint(id));
+    gone_nodes.iter().for_each(|name| compiler.remove_node(name));
+    namespaces.iter().for_each(|name| compiler.remove_namespace(name));
+    gone_policies.iter().for_each(|key| compiler.remove_policy(key));
+    gone_groups.iter().for_each(|name| compiler.remove_group(name));
+    for id in &gone_services {
+        if let Some((namespace, name)) = id.split_once('/') {
+            compiler.remove_service(namespace, name);
+        }
+    }
+}

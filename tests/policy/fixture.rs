@@ -1,0 +1,179 @@
+//! The fixture of the truth tables, in namespaces: nine pods on one node, another node and the world behind it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use harness::{Cluster, Netns, PodSpec, Result};
+
+use crate::table::Step;
+
+/// Ends by name, and their addresses.
+pub const ENDS: [(&str, Ipv4Addr); 12] = [
+    ("x/a", Ipv4Addr::new(10, 0, 1, 1)),
+    ("x/b", Ipv4Addr::new(10, 0, 1, 2)),
+    ("x/c", Ipv4Addr::new(10, 0, 1, 3)),
+    ("y/a", Ipv4Addr::new(10, 0, 2, 1)),
+    ("y/b", Ipv4Addr::new(10, 0, 2, 2)),
+    ("y/c", Ipv4Addr::new(10, 0, 2, 3)),
+    ("z/a", Ipv4Addr::new(10, 0, 3, 1)),
+    ("z/b", Ipv4Addr::new(10, 0, 3, 2)),
+    ("z/c", Ipv4Addr::new(10, 0, 3, 3)),
+    ("node", Ipv4Addr::new(192, 168, 0, 1)),
+    ("remote", Ipv4Addr::new(192, 168, 0, 2)),
+    ("world", Ipv4Addr::new(1, 2, 3, 4)),
+];
+
+/// Pods come first among the ends.
+pub const PODS: usize = 9;
+
+/// Ports by their names in the tables: protocol and number.
+pub const PORTS: [(&str, u8, u16); 4] =
+    [("80/TCP", 6, 80), ("81/TCP", 6, 81), ("80/UDP", 17, 80), ("81/UDP", 17, 81)];
+
+/// Number of an end.
+pub fn end(name: &str) -> usize {
+    ENDS.iter().position(|(known, _)| *known == name).unwrap()
+}
+
+/// The namespaces, and the folder of manifests that the agent watches.
+#[derive(Debug)]
+pub struct Fixture {
+    pub cluster: Cluster,
+    manifests: PathBuf,
+    pod_labels: BTreeMap<String, BTreeMap<String, String>>,
+    namespace_labels: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+// === impl Fixture ===
+
+impl Fixture {
+    pub fn build(name: &str) -> Result<Self> {
+        let mut cluster = Cluster::for_test(name, &["a"])?;
+        for (pod, address) in &ENDS[..PODS] {
+            let (namespace, pod) = pod.split_once('/').unwrap();
+            let spec = PodSpec {
+                namespace: namespace.to_owned(),
+                name: pod.to_owned(),
+                short: format!("{namespace}{pod}"),
+            };
+            let interface = {
+                let pod = cluster.add_pod(0, spec)?;
+                pod.netns.ip(&format!("addr add {address}/32 dev eth0"))?;
+                pod.interface.clone()
+            };
+            let node = &cluster.nodes()[0].netns;
+            node.ip(&format!("route add {address}/32 dev {interface}"))?;
+        }
+        let node = &cluster.nodes()[0];
+        node.netns.ip(&format!("addr add {}/32 dev lo", ENDS[end("node")].1))?;
+        let via = node.ipv4;
+        cluster.world().ip(&format!(
+            "addr add {}/32 dev lo\naddr add {}/32 dev lo\nroute add 10.0.0.0/16 via {via}\nroute add {}/32 via {via}",
+            ENDS[end("remote")].1,
+            ENDS[end("world")].1,
+            ENDS[end("node")].1,
+        ))?;
+        let manifests = cluster.run().directory("manifests")?;
+        let mut fixture = Self {
+            cluster,
+            manifests,
+            pod_labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+        };
+        fixture.reset();
+        Ok(fixture)
+    }
+
+    pub fn manifests(&self) -> &Path {
+        &self.manifests
+    }
+
+    pub fn address(&self, end: usize) -> Ipv4Addr {
+        ENDS[end].1
+    }
+
+    /// The namespace that an end is in.
+    pub fn netns(&self, end: usize) -> &Netns {
+        match ENDS[end].0 {
+            "node" => &self.cluster.nodes()[0].netns,
+            "remote" | "world" => self.cluster.world(),
+            pod => &self.cluster.pod(&pod.replace('/', "")).netns,
+        }
+    }
+
+    /// No policy, and the labels of the beginning.
+    pub fn reset(&mut self) {
+        let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+        for (pod, _) in &ENDS[..PODS] {
+            let (namespace, name) = pod.split_once('/').unwrap();
+            self.pod_labels.insert((*pod).to_owned(), label("pod", name));
+            self.namespace_labels.insert(namespace.to_owned(), label("ns", namespace));
+        }
+        self.put_policies("");
+        self.put_cluster();
+    }
+
+    pub fn apply(&mut self, step: &Step) {
+        self.pod_labels.extend(step.pods.clone());
+        self.namespace_labels.extend(step.namespaces.clone());
+        if let Some(policies) = &step.policies {
+            let documents: Vec<String> = policies.iter().map(ToString::to_string).collect();
+            self.put_policies(&documents.join("\n---\n"));
+        }
+        self.put_cluster();
+    }
+
+    pub fn put_policies(&mut self, text: &str) {
+        self.put("policies.yaml", text);
+    }
+
+    fn put_cluster(&self) {
+        let json = |labels: &BTreeMap<String, String>| serde_json::to_string(labels).unwrap();
+        let mut text = String::new();
+        for (name, labels) in &self.namespace_labels {
+            let labels = json(labels);
+            let _ = write!(
+                text,
+                "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
+            );
+        }
+        for (pod, address) in &ENDS[..PODS] {
+            let (namespace, name) = pod.split_once('/').unwrap();
+            let labels = json(&self.pod_labels[*pod]);
+            let _ = write!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\n\
+                 spec:\n  nodeName: a\n  containers:\n  - name: c\n    ports:\n"
+            );
+            for protocol in ["TCP", "UDP", "SCTP"] {
+                for port in [80, 81] {
+                    let lower = protocol.to_lowercase();
+                    let _ = writeln!(
+                        text,
+                        "    - {{name: serve-{port}-{lower}, protocol: {protocol}, containerPort: {port}}}"
+                    );
+                }
+            }
+            let _ = writeln!(text, "status: {{podIP: {address}}}");
+        }
+        for (name, end_name) in [("a", "node"), ("b", "remote")] {
+            let address = ENDS[end(end_name)].1;
+            let _ = write!(
+                text,
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+            );
+        }
+        self.put("cluster.yaml", &text);
+    }
+
+    /// Replaced as a whole, as a careful user does.
+    fn put(&self, name: &str, text: &str) {
+        let aside = self.manifests.join(format!(".{name}"));
+        fs::write(&aside, text).unwrap();
+        fs::rename(aside, self.manifests.join(name)).unwrap();
+    }
+}
