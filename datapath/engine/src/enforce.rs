@@ -334,7 +334,8 @@ fn report<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         hook: case.seen.frame.hook as u8 & 1 | reply << 1,
         pad: 0,
     };
-    let begins = case.seen.headers.tcp().is_none_or(|tcp| tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN);
+    let begins =
+        case.seen.headers.tcp().is_none_or(|tcp| tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN);
     case.packet = DeniedCounter {
         attempts: u64::from(begins),
         peer_identity: case.ruling.peer,
@@ -409,14 +410,7 @@ fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>, direction: usize) {
 impl Seen {
     /// No packet.
     pub const NONE: Self = Self {
-        frame: Frame {
-            ifindex: 0,
-            hook: 0,
-            length: 0,
-            segments: 0,
-            link_header: 0,
-            ethertype: 0,
-        },
+        frame: Frame { ifindex: 0, hook: 0, length: 0, segments: 0, link_header: 0, ethertype: 0 },
         headers: Headers::NONE,
         key: ConnKey { low_addr: [0; 16], high_addr: [0; 16], low_port: 0, high_port: 0, link: 0 },
         direction: 0,

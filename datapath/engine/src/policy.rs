@@ -7,9 +7,9 @@
 use core::hint::black_box;
 
 use datapath_abi::policy::{
-    ALLOW, ANYBODY, AUDIT, AUDIT_ALL, Class, DENY, DENY_BIT, ICMPV4, ICMPV6, Interval, MAX_INTERVALS,
-    MAX_RULES, NO_ORIGIN, OTHER, Peer, PolicySide, Rule, SCTP, SECTIONS, SELECTORS, SUBJECT_AUDIT,
-    Section, Subject, TCP, UDP,
+    ALLOW, ANYBODY, AUDIT, AUDIT_ALL, Class, DENY, DENY_BIT, ICMPV4, ICMPV6, Interval,
+    MAX_INTERVALS, MAX_RULES, NO_ORIGIN, OTHER, Peer, PolicySide, Rule, SCTP, SECTIONS, SELECTORS,
+    SUBJECT_AUDIT, Section, Subject, TCP, UDP,
 };
 
 /// Steps of the binary search.

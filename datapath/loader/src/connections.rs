@@ -79,7 +79,9 @@ impl Connections {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     *buffers = Buffers::new(buffers.keys.len() * 2);
                 }
-                Err(error) if walked == 0 && map::is_unknown(&error) => return self.walk_slowly(on),
+                Err(error) if walked == 0 && map::is_unknown(&error) => {
+                    return self.walk_slowly(on);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -24,8 +24,8 @@ use crate::object::Loaded;
 use crate::pins::Pins;
 use crate::sys::map;
 use crate::{
-    Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, PolicyTables, ProgramInfo,
-    ReportedMap, Transport, counters, events, inventory, maps, pins,
+    Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, PolicyTables,
+    ProgramInfo, ReportedMap, Transport, counters, events, inventory, maps, pins,
 };
 
 mod attach;

@@ -90,9 +90,12 @@ fn ends<P: Packet>(packet: &P, at: u32, outer: u8, inner: &mut Ends) -> Option<(
         if header[0] >> 4 != 4 || header[0] & 0xf < 5 || part != 0 {
             return None;
         }
-        inner.source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, header[12], header[13], header[14], header[15]];
-        inner.destination =
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, header[16], header[17], header[18], header[19]];
+        inner.source = [
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, header[12], header[13], header[14], header[15],
+        ];
+        inner.destination = [
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, header[16], header[17], header[18], header[19],
+        ];
         inner.protocol = header[9];
         transport = at + u32::from(header[0] & 0xf) * 4;
     } else {
