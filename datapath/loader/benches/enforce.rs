@@ -145,7 +145,7 @@ fn tables(datapath: &Datapath, identities: u32, deny: u32) -> Result<(), Failure
     bits[0] = 1 << 9;
     policy.write_class(1, &Class { bits });
     let rules: Vec<_> = (0..10)
-        .map(|selector| Rule { selector, origin: selector + 1 | deny })
+        .map(|selector| Rule { selector, origin: (selector + 1) | deny })
         .chain([Rule { selector: ANYBODY, origin: 11 | DENY_BIT }])
         .collect();
     policy.write_rules(0, &rules)?;

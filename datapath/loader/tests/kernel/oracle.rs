@@ -70,7 +70,7 @@ impl Random {
     }
 
     fn origin(&mut self) -> u32 {
-        self.below(1000) as u32 + 1 | if self.one_in(2) { DENY_BIT } else { 0 }
+        (self.below(1000) as u32 + 1) | if self.one_in(2) { DENY_BIT } else { 0 }
     }
 
     fn section(&mut self, tables: &mut Tables) -> Section {
@@ -195,7 +195,7 @@ impl Random {
         if v6 {
             let mut next = protocol;
             if part != 0 {
-                let bits = part << 3 | part >> 13;
+                let bits = part.rotate_left(3);
                 let mut header = vec![next, 0];
                 header.extend(bits.to_be_bytes());
                 header.extend([0, 0, 0, identification]);
