@@ -215,7 +215,7 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
         }
         if verdict == u32::from(DENY) {
             if let Some(cells) = found {
-                touch(host, cells, case.seen.direction as usize & 1);
+                touch(host, cells);
             }
             return Fate::Refuse;
         }
@@ -399,10 +399,13 @@ fn reuses<S: Shared>(cells: &ConnCells<S>, headers: &Headers) -> bool {
 /// Keeps a refused connection's entry while its packets come: once it is removed as idle, an answer that
 /// comes first would be judged as a connection of its own, the other way around.
 #[inline(always)]
-fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>, direction: usize) {
-    // A direction's 0 says that none of its packets were counted.
-    let seen = if cells.dirs[direction].last.get() != 0 { direction } else { direction ^ 1 };
-    cells.dirs[seen].last.set(host.jiffies());
+fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>) {
+    for direction in &cells.dirs {
+        // 0 says that none of its packets were counted.
+        if direction.last.get() != 0 {
+            direction.last.set(host.jiffies());
+        }
+    }
 }
 
 // === impl Seen ===
