@@ -6,6 +6,7 @@
 mod kernel {
     pub(crate) mod lab;
     pub(crate) mod native;
+    pub(crate) mod stage;
     pub(crate) mod tables;
     pub(crate) mod traffic;
 
