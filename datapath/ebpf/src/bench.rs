@@ -15,6 +15,8 @@ use datapath_engine::{Frame, Host, key, observe_headers};
 use crate::observe::parse;
 use crate::skb::Skb;
 
+mod policy;
+
 /// Number of the next packet, and mask: flows − 1, flows being a power of two.
 #[btf_map(name = "bench")]
 static BENCH: Array<[u64; 2], 1> = Array::new();

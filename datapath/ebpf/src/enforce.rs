@@ -9,9 +9,7 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use datapath_abi::iface::{EGRESS, INGRESS};
 use datapath_engine::parse::{ETHERNET, Unparsed};
-use datapath_engine::{
-    Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known,
-};
+use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known};
 
 use crate::observe::parse_from;
 use crate::skb::{Skb, Whole};

@@ -63,6 +63,10 @@ fn parse_whole(skb: Skb, frame: &Frame, headers: &mut Headers) -> Result<(), Unp
 }
 
 #[inline(always)]
-pub(crate) fn parse_from<P: Packet>(packet: &P, frame: &Frame, headers: &mut Headers) -> Result<(), Unparsed> {
+pub(crate) fn parse_from<P: Packet>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+) -> Result<(), Unparsed> {
     frame_into(packet, frame.link_header, frame.ethertype, frame.length, headers)
 }

@@ -16,18 +16,22 @@ use datapath_abi::conn::ConnKey;
 use datapath_abi::iface;
 use datapath_abi::policy::{
     AUDIT, AUDIT_ALL, DENY, DeniedCounter, DeniedKey, EGRESS, HOST_IDENTITY, INGRESS, NO_ORIGIN,
-    OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject, UNJUDGED,
+    OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject,
 };
 
 use crate::account::{self, Counted, Done, TRIES};
-use crate::cells::{Cell, ConnCells, Judged, Shared};
+use crate::cells::{Cell, ConnCells, Judged};
 use crate::host::{Frame, Host};
-use crate::key::{self, Ends};
+use crate::key;
 use crate::packet::Packet;
-use crate::parse::{self, Fragment, Headers, ICMP, ICMPV6, Unparsed};
+use crate::parse::{self, Fragment, ICMP, ICMPV6, Unparsed};
 use crate::policy::{self, Question, Tables};
 use crate::tcp;
 
+use case::{Asked, Ruling, reuses};
+pub use case::{Case, Seen};
+
+mod case;
 mod icmp;
 
 /// What becomes of a packet.
@@ -59,62 +63,6 @@ pub trait Enforcer: Host + Tables {
 
     /// Tells user space of a connection that would have been refused.
     fn audited(&self, key: &DeniedKey, packet: &DeniedCounter);
-}
-
-/// A packet and its connection.
-#[repr(C, align(8))]
-#[derive(Debug, Clone, Copy)]
-pub struct Seen {
-    /// The frame.
-    pub frame: Frame,
-    /// Its headers.
-    pub headers: Headers,
-    /// Its connection.
-    pub key: ConnKey,
-    /// Its direction there.
-    pub direction: u32,
-}
-
-/// A packet on which no verdict stands, while it is judged. Large, and not for the stack of a BPF program:
-/// that keeps it in a map, where the verifier forgets besides how each field came about.
-#[repr(C, align(8))]
-#[derive(Debug, Clone, Copy)]
-pub struct Case {
-    /// The packet.
-    pub seen: Seen,
-    ruling: Ruling,
-    asked: Asked,
-    /// What an ICMP error is about.
-    inner: Ends,
-    denied: DeniedKey,
-    packet: DeniedCounter,
-}
-
-/// What the policy is asked; see [`Question`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    subject: Subject,
-    direction: u32,
-    port: u32,
-    peer: [u8; 16],
-}
-
-/// What is said about a packet.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct Ruling {
-    verdict: u32,
-    origin: u32,
-    peer: u32,
-    revision: u32,
-    /// Direction of the client.
-    client: u32,
-    /// Whether the verdict is the whole connection's, to be kept in its entry.
-    keep: u32,
-    /// Whether the policy was replaced meanwhile.
-    moved: u32,
-    pad: u32,
 }
 
 /// Observes a packet that can be read whole, and says whether it may pass.
@@ -215,7 +163,7 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
         }
         if verdict == u32::from(DENY) {
             if let Some(cells) = found {
-                touch(host, cells, case.seen.direction as usize & 1);
+                touch(host, cells);
             }
             return Fate::Refuse;
         }
@@ -390,140 +338,14 @@ fn isolates<H: Enforcer>(host: &H, frame: &Frame) -> bool {
     host.side(subject.policy, direction).is_none_or(|side| side.enforced[OTHER].count != 0)
 }
 
-/// Whether the packet begins another connection in the entry of a finished one.
-#[inline(always)]
-fn reuses<S: Shared>(cells: &ConnCells<S>, headers: &Headers) -> bool {
-    headers.tcp().is_some_and(|header| tcp::reuses(cells.state.get(), header.flags))
-}
-
 /// Keeps a refused connection's entry while its packets come: once it is removed as idle, an answer that
 /// comes first would be judged as a connection of its own, the other way around.
 #[inline(always)]
-fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>, direction: usize) {
-    // A direction's 0 says that none of its packets were counted.
-    let seen = if cells.dirs[direction].last.get() != 0 { direction } else { direction ^ 1 };
-    cells.dirs[seen].last.set(host.jiffies());
-}
-
-// === impl Seen ===
-
-impl Seen {
-    /// No packet.
-    pub const NONE: Self = Self {
-        frame: Frame { ifindex: 0, hook: 0, length: 0, segments: 0, link_header: 0, ethertype: 0 },
-        headers: Headers::NONE,
-        key: ConnKey { low_addr: [0; 16], high_addr: [0; 16], low_port: 0, high_port: 0, link: 0 },
-        direction: 0,
-    };
-}
-
-// === impl Case ===
-
-impl Case {
-    /// No packet.
-    pub const NONE: Self = Self {
-        seen: Seen::NONE,
-        ruling: Ruling::NONE,
-        asked: Asked {
-            subject: Subject { policy: 0, identity: 0, flags: 0, pad: 0 },
-            direction: 0,
-            port: 0,
-            peer: [0; 16],
-        },
-        inner: Ends {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-        },
-        denied: DeniedKey {
-            source: [0; 16],
-            destination: [0; 16],
-            ifindex: 0,
-            origin: NO_ORIGIN,
-            port: 0,
-            protocol: 0,
-            hook: 0,
-            pad: 0,
-        },
-        packet: DeniedCounter {
-            packets: 0,
-            bytes: 0,
-            attempts: 0,
-            first_ns: 0,
-            last_ns: 0,
-            peer_identity: 0,
-            source_port: 0,
-            retired: 0,
-        },
-    };
-
-    /// A connection that has no entry: nothing stands.
-    #[inline(always)]
-    fn begins(&mut self) -> bool {
-        self.ruling.client = self.seen.headers.client(self.seen.direction as usize) as u32;
-        self.ruling.keep = u32::from(!icmp::is_special(&self.seen.headers));
-        false
+fn touch<H: Host>(host: &H, cells: &ConnCells<H::Shared>) {
+    for direction in &cells.dirs {
+        // 0 says that none of its packets were counted.
+        if direction.last.get() != 0 {
+            direction.last.set(host.jiffies());
+        }
     }
-
-    /// Whether the entry's verdict holds for this packet; if so, it is taken over.
-    #[inline(always)]
-    fn stands<S: Shared>(&mut self, cells: &ConnCells<S>) -> bool {
-        let judged = Judged(cells.judged.get());
-        let ruling = &mut self.ruling;
-        ruling.client = u32::from(cells.client.get() & 1);
-        ruling.keep = u32::from(cells.retired.get() == 0);
-        if reuses(cells, &self.seen.headers) {
-            ruling.client = self.seen.direction;
-            return false;
-        }
-        if matches!(self.seen.headers.protocol, ICMP | ICMPV6) {
-            let asker = self.seen.headers.client(self.seen.direction as usize) as u32;
-            if asker != ruling.client || icmp::is_special(&self.seen.headers) {
-                ruling.client = asker;
-                ruling.keep = 0;
-                return false;
-            }
-        }
-        if judged.revision() != ruling.revision {
-            return false;
-        }
-        ruling.verdict = u32::from(judged.verdict());
-        if ruling.verdict == u32::from(DENY) {
-            ruling.origin = cells.origin.get();
-            ruling.peer = cells.peer_identity.get();
-        }
-        true
-    }
-
-    /// Puts a new verdict into the connection's entry.
-    #[inline(always)]
-    fn keep<S: Shared>(&self, cells: &ConnCells<S>) {
-        let ruling = &self.ruling;
-        // A refused attempt to use the tuple again says nothing of the connection that had it.
-        let again = ruling.verdict == u32::from(DENY) && reuses(cells, &self.seen.headers);
-        if ruling.keep == 0 || again {
-            return;
-        }
-        cells.origin.set(ruling.origin);
-        cells.peer_identity.set(ruling.peer);
-        cells.judged.set(Judged::new(ruling.revision, ruling.verdict as u8).0);
-    }
-}
-
-// === impl Ruling ===
-
-impl Ruling {
-    /// Nothing said: it may pass.
-    const NONE: Self = Self {
-        verdict: UNJUDGED as u32,
-        origin: NO_ORIGIN,
-        peer: 0,
-        revision: 0,
-        client: 0,
-        keep: 0,
-        moved: 0,
-        pad: 0,
-    };
 }

@@ -24,56 +24,55 @@ pub struct Ends {
 /// The packet's key and its direction (index of [`ConnValue::dirs`](datapath_abi::conn::ConnValue)).
 #[inline(always)]
 pub fn of(frame: &Frame, headers: &Headers) -> (ConnKey, usize) {
-    between(
-        frame.ifindex,
-        frame.hook,
-        headers.protocol,
-        (&headers.source, headers.source_port),
-        (&headers.destination, headers.destination_port),
-    )
-}
-
-/// As [`of`], for a packet of which only the ends are known.
-#[inline(always)]
-pub fn of_ends(ifindex: u32, hook: u32, ends: &Ends) -> (ConnKey, usize) {
-    between(
-        ifindex,
-        hook,
-        ends.protocol,
-        (&ends.source, ends.source_port),
-        (&ends.destination, ends.destination_port),
-    )
-}
-
-#[inline(always)]
-fn between(
-    ifindex: u32,
-    hook: u32,
-    protocol: u8,
-    (source, source_port): (&[u8; 16], u16),
-    (destination, destination_port): (&[u8; 16], u16),
-) -> (ConnKey, usize) {
-    // Ingress low → high and egress high → low are one path, the other two the other.
-    let link = |direction: usize| ConnKey::link(ifindex, hook ^ direction as u32, protocol);
-    if ascending(source, source_port, destination, destination_port) {
+    let (source, destination) = (&headers.source, &headers.destination);
+    if ascending(source, headers.source_port, destination, headers.destination_port) {
         let key = ConnKey {
             low_addr: *source,
             high_addr: *destination,
-            low_port: source_port,
-            high_port: destination_port,
-            link: link(LOW_TO_HIGH),
+            low_port: headers.source_port,
+            high_port: headers.destination_port,
+            link: link(frame.ifindex, frame.hook, headers.protocol, LOW_TO_HIGH),
         };
         (key, LOW_TO_HIGH)
     } else {
         let key = ConnKey {
             low_addr: *destination,
             high_addr: *source,
-            low_port: destination_port,
-            high_port: source_port,
-            link: link(HIGH_TO_LOW),
+            low_port: headers.destination_port,
+            high_port: headers.source_port,
+            link: link(frame.ifindex, frame.hook, headers.protocol, HIGH_TO_LOW),
         };
         (key, HIGH_TO_LOW)
     }
+}
+
+/// As [`of`], for a packet of which only the ends are known.
+#[inline(always)]
+pub fn of_ends(ifindex: u32, hook: u32, ends: &Ends) -> ConnKey {
+    let (source, destination) = (&ends.source, &ends.destination);
+    if ascending(source, ends.source_port, destination, ends.destination_port) {
+        ConnKey {
+            low_addr: *source,
+            high_addr: *destination,
+            low_port: ends.source_port,
+            high_port: ends.destination_port,
+            link: link(ifindex, hook, ends.protocol, LOW_TO_HIGH),
+        }
+    } else {
+        ConnKey {
+            low_addr: *destination,
+            high_addr: *source,
+            low_port: ends.destination_port,
+            high_port: ends.source_port,
+            link: link(ifindex, hook, ends.protocol, HIGH_TO_LOW),
+        }
+    }
+}
+
+/// Ingress low → high and egress high → low are one path, the other two the other.
+#[inline(always)]
+fn link(ifindex: u32, hook: u32, protocol: u8, direction: usize) -> u32 {
+    ConnKey::link(ifindex, hook ^ direction as u32, protocol)
 }
 
 /// Whether (`a`, `port_a`) ≤ (`b`, `port_b`), addresses as big-endian numbers.

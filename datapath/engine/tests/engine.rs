@@ -5,6 +5,7 @@ mod engine {
     pub(crate) mod sim;
 
     mod account;
+    mod enforce;
     mod fuzz;
     mod laws;
     mod parse;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use aya::maps::{Array, Map};
 
 use datapath_abi::event;
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::Error;
 use crate::error::Doing;
@@ -13,7 +14,7 @@ use crate::kernel::btf::Btf;
 use crate::kernel::cpus;
 use crate::kernel::types::Types;
 use crate::pins::Pins;
-use crate::sys::run;
+use crate::sys::{map, run};
 use crate::{Events, Options, maps, object};
 
 /// A benchmark's programs, on the maps of a datapath that is open.
@@ -22,6 +23,10 @@ pub struct Bench {
     ebpf: aya::Ebpf,
     packet: Vec<u8>,
 }
+
+/// Maps of `ebpf/src/bench/policy.rs`.
+const OWN: [(&str, u32); 3] =
+    [("bench_ct", 1 << 18), ("bench_ipcache", 1 << 15), ("bench_rules", 1 << 11)];
 
 /// One of its programs.
 #[derive(Debug)]
@@ -57,7 +62,20 @@ impl Bench {
         let cpus = cpus::possible().doing(|| "/sys/devices/system/cpu/possible")?;
         let shapes = maps::shapes(options, cpus);
         let types = Types::of(&Btf::of_kernel().doing(|| "BTF")?);
-        Ok(Self { ebpf: object::parse(options, &types, &pins, &shapes)?, packet })
+        Ok(Self { ebpf: object::parse(options, &types, &pins, &shapes, &OWN)?, packet })
+    }
+
+    /// Writes an element to one of the benchmark's own tries.
+    pub fn put_prefix<K, V>(&self, name: &str, key: &K, value: &V) -> Result<(), Error>
+    where
+        K: IntoBytes + Immutable,
+        V: IntoBytes + Immutable,
+    {
+        let missing = || Error::Missing { what: format!("map {name}") };
+        let Some(Map::LpmTrie(data)) = self.ebpf.map(name) else {
+            return Err(missing());
+        };
+        map::update(data.fd().as_fd(), key, value, map::ANY).doing(|| format!("writing {name}"))
     }
 
     /// Loads a program.
@@ -83,6 +101,12 @@ impl Bench {
     /// Runs a program `repeat` times; mean nanoseconds per run.
     pub fn run(&self, program: &BenchProgram, repeat: u32) -> Result<u32, Error> {
         let ran = run::run(program.0.as_fd(), &self.packet, &mut [], repeat);
-        ran.doing(|| "running a program")
+        ran.map(|ran| ran.nanoseconds).doing(|| "running a program")
+    }
+
+    /// What a program returns for a packet, which comes from interface 1 (loopback).
+    pub fn verdict(&self, program: &BenchProgram, packet: &[u8]) -> Result<i32, Error> {
+        let ran = run::run(program.0.as_fd(), packet, &mut [], 1);
+        ran.map(|ran| ran.returned).doing(|| "running a program")
     }
 }

@@ -53,7 +53,7 @@ impl Loaded {
         shapes: &[Shape],
         enforce: bool,
     ) -> Result<Self, Error> {
-        let mut ebpf = parse(options, types, pins, shapes)?;
+        let mut ebpf = parse(options, types, pins, shapes, &[])?;
         let mut programs = BTreeMap::new();
         let enforcing = ENFORCING.iter().filter(|_| enforce);
         for &name in NEEDED.iter().chain(enforcing) {
@@ -97,12 +97,13 @@ fn wanted(
     wanted
 }
 
-/// Parses and relocates the object, with its maps made or taken from their pins.
+/// Parses and relocates the object, with its maps made or taken from their pins; `own`: sizes of others.
 pub(crate) fn parse(
     options: &Options,
     types: &Types,
     pins: &Pins,
     shapes: &[Shape],
+    own: &[(&str, u32)],
 ) -> Result<aya::Ebpf, Error> {
     let (perf, dns) = (u8::from(options.transport == Transport::Perf), u8::from(options.dns));
     let has_reason = u8::from(types.has_reason);
@@ -118,6 +119,9 @@ pub(crate) fn parse(
         for (global, offset) in &offsets.0 {
             loader.override_global(global, offset, true);
         }
+    }
+    for &(name, entries) in own {
+        loader.map_max_entries(name, entries);
     }
     for shape in shapes {
         loader.map_pin_path(shape.name, pins.map(shape.name));

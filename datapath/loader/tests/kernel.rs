@@ -5,13 +5,18 @@
 
 mod kernel {
     pub(crate) mod lab;
+    pub(crate) mod native;
+    pub(crate) mod stage;
+    pub(crate) mod tables;
     pub(crate) mod traffic;
 
     mod adopt;
     mod balance;
     mod drops;
+    mod enforce;
     mod events;
     mod object;
+    mod oracle;
     mod process;
     mod retire;
     mod traces;

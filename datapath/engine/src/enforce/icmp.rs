@@ -75,7 +75,7 @@ fn inner<P: Packet>(packet: &P, case: &mut Case) -> bool {
 #[inline(never)]
 fn related<H: Host>(host: &H, case: &Case) -> bool {
     // It went the other way.
-    let (key, _) = key::of_ends(case.seen.frame.ifindex, case.seen.frame.hook ^ 1, &case.inner);
+    let key = key::of_ends(case.seen.frame.ifindex, case.seen.frame.hook ^ 1, &case.inner);
     host.find(&key).is_some_and(|cells| Judged(cells.judged.get()).verdict() != DENY)
 }
 

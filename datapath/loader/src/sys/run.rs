@@ -24,14 +24,22 @@ struct TestRun {
 // SAFETY: as the trait asks; fields of `BPF_PROG_TEST_RUN`.
 unsafe impl Attributes for TestRun {}
 
-/// Runs a classifier `repeat` times; the packet as the last run left it goes to `out`. Returns the
-/// mean nanoseconds of a run.
+/// What came of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ran {
+    /// What the last run returned.
+    pub(crate) returned: i32,
+    /// Mean nanoseconds of a run.
+    pub(crate) nanoseconds: u32,
+}
+
+/// Runs a classifier `repeat` times; the packet as the last run left it goes to `out`.
 pub(crate) fn run(
     program: BorrowedFd<'_>,
     packet: &[u8],
     out: &mut [u8],
     repeat: u32,
-) -> io::Result<u32> {
+) -> io::Result<Ran> {
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
         retval: 0,
@@ -48,5 +56,5 @@ pub(crate) fn run(
     };
     // SAFETY: the kernel reads `packet` and writes at most `out.len()` bytes to `out`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
-    Ok(attributes.duration)
+    Ok(Ran { returned: attributes.retval as i32, nanoseconds: attributes.duration })
 }

@@ -1,6 +1,13 @@
 //! The object: accepted by the verifier, and built from the sources that are here.
 
+use std::collections::BTreeMap;
+
+use datapath_loader::PolicySizes;
+
 use crate::kernel::lab::Lab;
+
+/// Instructions that the verifier looked at, by kernel (`major.minor`) and program.
+const INSTRUCTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/instructions.json");
 
 #[test]
 fn loads_and_says_what_it_is() {
@@ -47,4 +54,41 @@ fn is_built_from_these_sources() {
         "the committed object is not what its sources build to ({}): {update}",
         env!("WEIR_BPF_ORIGIN")
     );
+}
+
+/// The verifier's work must not grow unseen: a kernel that has more ways to follow gives up at a million.
+#[test]
+fn instructions_do_not_grow() {
+    let mut lab = Lab::new("grow");
+    lab.options.policy = Some(PolicySizes::USUAL);
+    let datapath = lab.open();
+    let found: BTreeMap<_, _> = datapath
+        .programs()
+        .into_iter()
+        .map(|program| (program.name, (program.instructions, program.verified)))
+        .collect();
+    datapath.remove().unwrap();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    let text = std::fs::read_to_string(INSTRUCTIONS).unwrap();
+    let mut all: BTreeMap<String, BTreeMap<String, (u32, u32)>> =
+        serde_json::from_str(&text).unwrap();
+    if std::env::var_os("WEIR_BPF_UPDATE").is_some() {
+        all.insert(kernel, found);
+        std::fs::write(INSTRUCTIONS, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+        return;
+    }
+    let Some(recorded) = all.get(&kernel) else {
+        println!("nothing is recorded for kernel {kernel}: {found:?}");
+        return;
+    };
+    for (program, (instructions, verified)) in &found {
+        let grown = |now: u32, was: u32| now > was + was / 10;
+        let (was_instructions, was_verified) = recorded[program];
+        assert!(
+            !grown(*instructions, was_instructions) && !grown(*verified, was_verified),
+            "{program}: {was_instructions} instructions, {was_verified} looked at, were recorded; \
+             now {instructions} and {verified}. If that is as it should be: WEIR_BPF_UPDATE=1"
+        );
+    }
 }

@@ -18,7 +18,10 @@ pub(super) struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    #[expect(deprecated, reason = "the descriptor is owned; its successor is unsafe, and this crate has none")]
+    #[expect(
+        deprecated,
+        reason = "the descriptor is owned; its successor is unsafe, and this crate has none"
+    )]
     pub(super) fn new() -> Self {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .map_err(std::io::Error::from)
