@@ -7,6 +7,7 @@ pub mod completion;
 pub mod config;
 pub mod map;
 pub mod observe;
+pub mod policy;
 pub mod sql;
 pub mod status;
 pub mod text;

@@ -24,6 +24,7 @@ enum Command {
     Sql(cli::sql::Args),
     Map(cli::map::Args),
     Bpf(cli::bpf::Args),
+    Policy(cli::policy::Args),
     Cleanup(cli::cleanup::Args),
     Completion(cli::completion::Args),
 }
@@ -54,6 +55,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Sql(args) => cli::sql::run(args).await,
         Command::Map(args) => cli::map::run(args).await,
         Command::Bpf(args) => cli::bpf::run(args).await,
+        Command::Policy(args) => cli::policy::run(&args),
         Command::Completion(args) => cli::completion::run(&args, Weir::command()),
         Command::Cleanup(args) => cli::cleanup::run(&args),
     }

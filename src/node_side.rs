@@ -30,9 +30,6 @@ pub struct Args {
     /// Try policies: what they would deny is forwarded, with the verdict AUDIT.
     #[arg(long)]
     pub policy_audit: bool,
-    /// What a pod is told of a packet that its policy refuses: nothing, or ICMP and TCP resets.
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = DenyResponse::None)]
-    pub deny_response: DenyResponse,
     /// Interfaces to observe: names or patterns with `*`, comma-separated; all by default.
     #[arg(long, value_name = "A,B*", value_delimiter = ',')]
     pub interfaces: Vec<String>,
@@ -86,15 +83,6 @@ pub enum Enforcement {
     Always,
     /// Never.
     Never,
-}
-
-/// What a refused pod is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DenyResponse {
-    /// Nothing: its packets vanish.
-    None,
-    /// ICMP "administratively prohibited", or a TCP reset.
-    Icmp,
 }
 
 /// How events travel.
@@ -161,7 +149,6 @@ impl Args {
             Enforcement::Never => agent::Enforcement::Never,
         };
         config.policy.audit = self.policy_audit;
-        config.policy.deny_response = self.deny_response == DenyResponse::Icmp;
         Ok(config)
     }
 

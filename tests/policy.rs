@@ -123,7 +123,7 @@ fn every_row_names_its_reason() {
         (
             cell("x/a", "x/b", 1),
             false,
-            ["DROPPED", "POLICY_DENIED", "default-deny", "", "", "x/more,x/web"],
+            ["DROPPED", "POLICY_DENIED", "default-deny", "", "", "x/web,x/more"],
         ),
         (cell("y/a", "x/b", 0), true, ["FORWARDED", "", "CiliumNetworkPolicy", "x/more", "0", ""]),
         (

@@ -11,7 +11,7 @@ use harness::{Cluster, Netns, PodSpec, Result};
 use crate::table::Step;
 
 /// Ends by name, and their addresses.
-pub const ENDS: [(&str, Ipv4Addr); 12] = [
+pub(crate) const ENDS: [(&str, Ipv4Addr); 12] = [
     ("x/a", Ipv4Addr::new(10, 0, 1, 1)),
     ("x/b", Ipv4Addr::new(10, 0, 1, 2)),
     ("x/c", Ipv4Addr::new(10, 0, 1, 3)),
@@ -27,21 +27,21 @@ pub const ENDS: [(&str, Ipv4Addr); 12] = [
 ];
 
 /// Pods come first among the ends.
-pub const PODS: usize = 9;
+pub(crate) const PODS: usize = 9;
 
 /// Ports by their names in the tables: protocol and number.
-pub const PORTS: [(&str, u8, u16); 4] =
+pub(crate) const PORTS: [(&str, u8, u16); 4] =
     [("80/TCP", 6, 80), ("81/TCP", 6, 81), ("80/UDP", 17, 80), ("81/UDP", 17, 81)];
 
 /// Number of an end.
-pub fn end(name: &str) -> usize {
+pub(crate) fn end(name: &str) -> usize {
     ENDS.iter().position(|(known, _)| *known == name).unwrap()
 }
 
 /// The namespaces, and the folder of manifests that the agent watches.
 #[derive(Debug)]
-pub struct Fixture {
-    pub cluster: Cluster,
+pub(crate) struct Fixture {
+    pub(crate) cluster: Cluster,
     manifests: PathBuf,
     pod_labels: BTreeMap<String, BTreeMap<String, String>>,
     namespace_labels: BTreeMap<String, BTreeMap<String, String>>,
@@ -50,7 +50,7 @@ pub struct Fixture {
 // === impl Fixture ===
 
 impl Fixture {
-    pub fn build(name: &str) -> Result<Self> {
+    pub(crate) fn build(name: &str) -> Result<Self> {
         let mut cluster = Cluster::for_test(name, &["a"])?;
         for (pod, address) in &ENDS[..PODS] {
             let (namespace, pod) = pod.split_once('/').unwrap();
@@ -87,16 +87,16 @@ impl Fixture {
         Ok(fixture)
     }
 
-    pub fn manifests(&self) -> &Path {
+    pub(crate) fn manifests(&self) -> &Path {
         &self.manifests
     }
 
-    pub fn address(&self, end: usize) -> Ipv4Addr {
+    pub(crate) fn address(&self, end: usize) -> Ipv4Addr {
         ENDS[end].1
     }
 
     /// The namespace that an end is in.
-    pub fn netns(&self, end: usize) -> &Netns {
+    pub(crate) fn netns(&self, end: usize) -> &Netns {
         match ENDS[end].0 {
             "node" => &self.cluster.nodes()[0].netns,
             "remote" | "world" => self.cluster.world(),
@@ -105,7 +105,7 @@ impl Fixture {
     }
 
     /// No policy, and the labels of the beginning.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
         for (pod, _) in &ENDS[..PODS] {
             let (namespace, name) = pod.split_once('/').unwrap();
@@ -116,7 +116,7 @@ impl Fixture {
         self.put_cluster();
     }
 
-    pub fn apply(&mut self, step: &Step) {
+    pub(crate) fn apply(&mut self, step: &Step) {
         self.pod_labels.extend(step.pods.clone());
         self.namespace_labels.extend(step.namespaces.clone());
         if let Some(policies) = &step.policies {
@@ -126,7 +126,7 @@ impl Fixture {
         self.put_cluster();
     }
 
-    pub fn put_policies(&mut self, text: &str) {
+    pub(crate) fn put_policies(&mut self, text: &str) {
         self.put("policies.yaml", text);
     }
 

@@ -8,21 +8,21 @@ use serde::Deserialize;
 /// A file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
-    pub name: String,
-    pub steps: Vec<Step>,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// What changes, and the whole table after it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Step {
+pub(crate) struct Step {
     /// All policies from now on; absent: as before.
-    pub policies: Option<Vec<serde_json::Value>>,
+    pub(crate) policies: Option<Vec<serde_json::Value>>,
     #[serde(default)]
-    pub pods: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) pods: BTreeMap<String, BTreeMap<String, String>>,
     #[serde(default)]
-    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     expect: Vec<Line>,
 }
 
@@ -41,7 +41,7 @@ struct Line {
 /// A cell.
 #[derive(Debug, Deserialize, PartialEq, Eq, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
-pub enum Word {
+pub(crate) enum Word {
     Allow,
     Deny,
 }
@@ -49,7 +49,7 @@ pub enum Word {
 // === impl Case ===
 
 impl Case {
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap();
         serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
@@ -59,7 +59,7 @@ impl Case {
 
 impl Step {
     /// The last line that fits decides; where none does, it is allowed.
-    pub fn expected(&self, from: &str, to: &str, port: &str) -> Word {
+    pub(crate) fn expected(&self, from: &str, to: &str, port: &str) -> Word {
         let fits =
             |line: &&Line| fits(&line.from, from) && fits(&line.to, to) && fits(&line.ports, port);
         self.expect.iter().rfind(fits).map_or(Word::Allow, |line| line.verdict)

@@ -16,10 +16,10 @@ use crate::fixture::{ENDS, Fixture, PODS, PORTS};
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A cell of the table: from, to, port.
-pub type Cell = (usize, usize, usize);
+pub(crate) type Cell = (usize, usize, usize);
 
 /// In every pod, an echo on each port.
-pub struct Servers {
+pub(crate) struct Servers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -27,7 +27,7 @@ pub struct Servers {
 // === impl Servers ===
 
 impl Servers {
-    pub fn start(fixture: &Fixture) -> Self {
+    pub(crate) fn start(fixture: &Fixture) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for (to, (_, address)) in ENDS[..PODS].iter().enumerate() {
@@ -98,7 +98,7 @@ fn reflect(socket: &UdpSocket, stop: &AtomicBool) {
 }
 
 /// Tries these cells, or all that lead to a pod other than the one they come from.
-pub fn probe_all(fixture: &Fixture, cells: Option<&[Cell]>) -> HashMap<Cell, bool> {
+pub(crate) fn probe_all(fixture: &Fixture, cells: Option<&[Cell]>) -> HashMap<Cell, bool> {
     let mut pairs: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
     match cells {
         Some(cells) => {
@@ -173,7 +173,7 @@ fn ask(from: Ipv4Addr, to: SocketAddrV4) -> std::io::Result<()> {
 }
 
 /// Connections that send a few bytes again and again, and wait for the echo.
-pub struct Streams {
+pub(crate) struct Streams {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<(Duration, bool)>>,
 }
@@ -181,7 +181,7 @@ pub struct Streams {
 // === impl Streams ===
 
 impl Streams {
-    pub fn open(fixture: &Fixture, (from, to, port): Cell, count: usize) -> Self {
+    pub(crate) fn open(fixture: &Fixture, (from, to, port): Cell, count: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (_, _, number) = PORTS[port];
         let to = SocketAddrV4::new(ENDS[to].1, number);
@@ -207,7 +207,7 @@ impl Streams {
     }
 
     /// The longest wait for an echo, and how many connections broke.
-    pub fn close(self) -> (Duration, usize) {
+    pub(crate) fn close(self) -> (Duration, usize) {
         self.stop.store(true, Ordering::Relaxed);
         let ends: Vec<_> = self.threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         let longest = ends.iter().map(|(longest, _)| *longest).max().unwrap_or_default();
@@ -231,7 +231,7 @@ fn converse(mut stream: TcpStream, stop: &AtomicBool) -> (Duration, bool) {
 }
 
 /// Tries what is denied again and again.
-pub struct Watch {
+pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     open: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -240,7 +240,7 @@ pub struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    pub fn start(fixture: &Fixture, (from, to, port): Cell) -> Self {
+    pub(crate) fn start(fixture: &Fixture, (from, to, port): Cell) -> Self {
         let (stop, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let netns = Netns::existing(fixture.netns(from).name());
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&open));
@@ -254,7 +254,7 @@ impl Watch {
     }
 
     /// How often it went through.
-    pub fn let_through(&self) -> u64 {
+    pub(crate) fn let_through(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 }

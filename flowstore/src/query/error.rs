@@ -144,9 +144,9 @@ fn nearest<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
         // The middle of a longer name is as good a guess as a slip of the finger.
         let part = word.len() >= 3 && name.contains(&word);
         let steps = distance(&word, &name.to_lowercase());
-        (if part { steps.min(2) } else { steps }, *name)
+        (if part { steps.min(2) } else { steps }, name.len(), *name)
     });
-    let (steps, name) = near.min()?;
+    let (steps, _, name) = near.min()?;
     (steps <= 1 + word.len() / 4).then_some(name)
 }
 
