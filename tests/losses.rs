@@ -199,9 +199,10 @@ fn disk_that_is_damaged() {
     bench.flood(3_000);
     bench.drained(&relay);
     let data = bench.cluster.run().directory("relay-data").unwrap();
-    wait_until("a segment of flows is written", SETTLE, || segments(&data).len() == 1).unwrap();
+    wait_until("a segment of flows is written", SETTLE, || !segments(&data).is_empty()).unwrap();
     let before = relay.sql().number("SELECT count(*) FROM flows").unwrap();
     relay.process.stop();
+    // There may be several; nobody merges them any more.
     let segment = segments(&data).remove(0);
     let mut bytes = fs::read(&segment).unwrap();
     let end = bytes.len() - 4;
