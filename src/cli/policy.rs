@@ -203,8 +203,8 @@ fn text(answer: &Explanation) -> String {
     }
     if let Some(change) = &answer.change {
         let _ = writeln!(out, "\nto change that (tried, then {:?}):", change.outcome);
-        change.steps.iter().for_each(|step| {
-            let _ = writeln!(out, "  {step}");
+        change.steps.iter().flat_map(|step| step.lines()).for_each(|line| {
+            let _ = writeln!(out, "  {line}");
         });
     }
     out
