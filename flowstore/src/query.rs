@@ -16,6 +16,7 @@ mod session;
 mod stream;
 mod system;
 mod unfold;
+mod yielding;
 
 pub use error::QueryError;
 pub use stream::QueryStream;

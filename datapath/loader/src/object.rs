@@ -31,6 +31,9 @@ const NEEDED: [&str; 7] = [
 const ENFORCING: [&str; 4] =
     ["enforce_ingress", "enforce_egress", "enforce_l3_in", "enforce_l3_out"];
 
+/// As often as libbpf tries (`PROG_LOAD_ATTEMPTS` is 5), and a few more for busy machines.
+const LOAD_ATTEMPTS: usize = 10;
+
 /// Programs in the kernel.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -139,12 +142,13 @@ pub(crate) fn program(
 ) -> Result<Result<OwnedFd, ProgramError>, Error> {
     let missing = || Error::Missing { what: format!("program {name}") };
     let program = ebpf.program_mut(name).ok_or_else(missing)?;
-    let loaded = match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::RawTracePoint(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        _ => return Err(missing()),
-    };
+    let mut loaded = load(program).ok_or_else(missing)?;
+    for _ in 1..LOAD_ATTEMPTS {
+        if !matches!(&loaded, Err(error) if interrupted(error)) {
+            break;
+        }
+        loaded = load(program).ok_or_else(missing)?;
+    }
     if let Err(error) = loaded {
         return Ok(Err(error));
     }
@@ -152,6 +156,22 @@ pub(crate) fn program(
         Ok(fd) => fd.as_fd().try_clone_to_owned().doing(|| format!("program {name}")).map(Ok),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// `None`: a kind of program that there is none of.
+fn load(program: &mut Program) -> Option<Result<(), ProgramError>> {
+    match program {
+        Program::SchedClassifier(program) => Some(program.load()),
+        Program::RawTracePoint(program) => Some(program.load()),
+        Program::CgroupSock(program) => Some(program.load()),
+        _ => None,
+    }
+}
+
+/// The verifier gives up with `EAGAIN` when a signal waits for its thread (`bpf_check`, Linux 5.0).
+fn interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. }
+        if io_error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// The descriptor of a map that is not pinned.

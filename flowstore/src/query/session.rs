@@ -20,6 +20,7 @@ use super::hold::HoldWindows;
 use super::log::QueryLog;
 use super::provider::Cold;
 use super::report::CompletenessFunction;
+use super::yielding::YieldAboveJoins;
 use super::{QueryError, functions, system};
 use crate::error::{Error, Result};
 use crate::shared::{Shared, Snapshot};
@@ -152,6 +153,7 @@ fn base(threads: usize, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(tables)
         .with_physical_optimizer_rule(Arc::new(HoldWindows))
+        .with_physical_optimizer_rule(Arc::new(YieldAboveJoins))
         .build()
 }
 
