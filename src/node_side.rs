@@ -129,6 +129,7 @@ impl Args {
         config.dns = !self.no_dns;
         config.drops = !self.no_drops;
         config.processes = !self.no_processes;
+        config.local_socket = Some(agent_socket(&socket));
         config.socket = Some(socket);
         config.listen = listen;
         config.transport = match self.event_transport {
@@ -168,6 +169,15 @@ impl Args {
     /// The node's name in force.
     pub fn node_name(&self) -> String {
         self.node.clone().unwrap_or_else(hostname)
+    }
+}
+
+/// The socket for this node's CLI, beside that of the export stream: `agent.sock` beside `hubble.sock`, and
+/// `NAME-agent.sock` beside `NAME.sock`.
+pub fn agent_socket(hubble: &Path) -> PathBuf {
+    match hubble.file_stem().and_then(|stem| stem.to_str()) {
+        None | Some("hubble") => hubble.with_file_name("agent.sock"),
+        Some(stem) => hubble.with_file_name(format!("{stem}-agent.sock")),
     }
 }
 

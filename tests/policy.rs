@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use harness::weir::{Agent, AgentOptions, Binaries, Relay};
 use harness::{long, serial, wait_until};
 
+#[path = "policy/commands.rs"]
+mod commands;
 #[path = "policy/fixture.rs"]
 mod fixture;
 #[path = "policy/table.rs"]

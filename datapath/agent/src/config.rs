@@ -57,6 +57,8 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// Unix socket to serve gRPC on.
     pub socket: Option<PathBuf>,
+    /// Unix socket for the CLI of this node ([`local`](crate::local)); root's alone.
+    pub local_socket: Option<PathBuf>,
     /// TCP addresses to serve gRPC on; 4244 is Hubble's port.
     pub listen: Vec<SocketAddr>,
     /// Whether the datapath goes on counting when the agent is told to stop, for the next one to
@@ -123,6 +125,7 @@ impl Config {
             processes: true,
             cgroup: None,
             socket: None,
+            local_socket: None,
             listen: Vec::new(),
             keep_datapath: false,
             drain: Duration::from_secs(2),

@@ -12,6 +12,7 @@ use datapath_policy::{CidrGroup, NamedPort, Policy};
 use stage::StopToken;
 use tokio::sync::watch;
 
+pub(crate) mod applied;
 mod document;
 mod manifests;
 mod objects;

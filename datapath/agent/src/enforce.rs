@@ -10,7 +10,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datapath_loader::{Connections, PolicyTables};
@@ -38,7 +39,15 @@ const TIDY: Duration = Duration::from_secs(30);
 
 /// What is in force, for questions; none where nothing is enforced.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Compiled(Arc<RwLock<Option<Compiler>>>);
+pub(crate) struct Compiled(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    compiler: RwLock<Option<Compiler>>,
+    kernel: OnceLock<PolicyTables>,
+    /// Revision of the snapshot that the kernel decides by.
+    in_force: AtomicU64,
+}
 
 /// The thread's state.
 pub(crate) struct Enforcer {
@@ -59,7 +68,17 @@ pub(crate) struct Enforcer {
 impl Compiled {
     /// Answers a question; `None` where nothing is enforced. Changes of policy wait meanwhile.
     pub(crate) fn ask<T>(&self, question: impl FnOnce(&Compiler) -> T) -> Option<T> {
-        self.0.read().as_ref().map(question)
+        self.0.compiler.read().as_ref().map(question)
+    }
+
+    /// The tables in the kernel, to be read.
+    pub(crate) fn kernel(&self) -> Option<PolicyTables> {
+        self.0.kernel.get().cloned()
+    }
+
+    /// Revision of the snapshot that the kernel decides by; 0: none yet.
+    pub(crate) fn in_force(&self) -> u64 {
+        self.0.in_force.load(Ordering::Acquire)
     }
 
     /// Identity at each address that is some endpoint's or node's.
@@ -95,7 +114,8 @@ impl Enforcer {
             Some(found) => Compiler::resume(options, found, known),
             None => Compiler::with_identities(options, known),
         };
-        *compiled.0.write() = Some(compiler);
+        *compiled.0.compiler.write() = Some(compiler);
+        let _ = compiled.0.kernel.set(tables.clone());
         let host = Netlink::open().map_err(|error| format!("route netlink: {error}"))?;
         Ok(Self {
             node: node.to_owned(),
@@ -168,12 +188,13 @@ impl Enforcer {
             changes
         });
         tables::apply(&self.tables, &changes).map_err(|error| words(&error))?;
+        self.compiled.0.in_force.store(snapshot.revision, Ordering::Release);
         self.tell(&snapshot);
         Ok(())
     }
 
     fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {
-        self.compiled.0.write().as_mut().map(work).unwrap_or_default()
+        self.compiled.0.compiler.write().as_mut().map(work).unwrap_or_default()
     }
 
     /// Saves identities, and removes origins that nothing names any more.

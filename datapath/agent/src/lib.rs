@@ -23,6 +23,7 @@ mod events;
 mod export;
 mod host;
 mod kernel;
+pub mod local;
 mod metrics;
 mod names;
 mod process;

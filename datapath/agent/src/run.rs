@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::account::{Accountant, Failure, Settings};
 use crate::config::Mode;
+use crate::control::applied::Applied;
 use crate::control::{ControlSource, Manifests, Snapshot};
 use crate::enforce::{Compiled, Enforcer};
 use crate::events;
@@ -20,6 +21,7 @@ use crate::export::serve::{ListenError, Listeners};
 use crate::host::Netlink;
 use crate::kernel::loader::Loaded;
 use crate::kernel::{Feature, Kernel, KernelError};
+use crate::local::{self, Local};
 use crate::metrics::Metrics;
 use crate::process::Processes;
 use crate::spool::{Disk, Limits, Spool};
@@ -95,6 +97,7 @@ struct Shared {
     status: Status,
     stages: stage::Registry,
     compiled: Compiled,
+    applied: Arc<Applied>,
 }
 
 /// What the accounting thread says when it has begun.
@@ -121,6 +124,7 @@ pub async fn run(
     ready: impl FnOnce(Ready) + Send,
 ) -> Result<(), Error> {
     let shared = Shared::new(config, metrics, stages)?;
+    let local = local::serve::Socket::bind(shared.config.local_socket.as_deref()).await?;
     let listeners = Listeners::bind(shared.config.socket.as_deref(), &shared.config.listen).await?;
     let addresses = listeners.addresses();
 
@@ -128,7 +132,7 @@ pub async fn run(
     let mut watching = shared.watch(publish, control.clone(), &stop).await;
     let (begun, beginning) = oneshot::channel();
     let (ended, mut ending) = oneshot::channel();
-    shared.start(control, stop.clone(), begun, ended)?;
+    shared.start(control.clone(), stop.clone(), begun, ended)?;
     let (boot_id, adopted, features, interfaces) = beginning.await.map_err(|_| Error::Ended)??;
 
     let closing = StopToken::new();
@@ -139,6 +143,8 @@ pub async fn run(
         closing.clone(),
     );
     let serving = tokio::spawn(listeners.serve(exporter, closing.clone()));
+    watching.spawn(Arc::clone(&shared.applied).watch(stop.clone()));
+    let answering = tokio::spawn(local.serve(shared.local(control), closing.clone()));
     let syncing = tokio::spawn(sync(Arc::clone(&shared.spool), shared.status.clone()));
     ready(Ready {
         node: shared.config.node.clone(),
@@ -159,6 +165,7 @@ pub async fn run(
     closing.stop();
     // A stream that does not end by itself must not hold up the stop.
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
     syncing.abort();
     match kernel {
         Ok((kernel, complete)) => shared.leave(kernel, complete),
@@ -186,7 +193,14 @@ impl Shared {
         let limits = Limits::new(config.spool_bytes);
         let spool = Spool::open(&config.data_dir, limits, Disk::default(), ledger);
         let dir = config.data_dir.clone();
+        let boot = match &config.boot_id {
+            Some(boot) => boot.clone(),
+            None => boot::kernel_boot_id()
+                .map_err(|source| Error::System { what: "the kernel's boot id", source })?,
+        };
+        let applied = Applied::open(&dir, &boot);
         Ok(Self {
+            applied: applied.map_err(|error| Error::Enforcement(error.to_string()))?,
             spool: Arc::new(spool.map_err(|source| Error::Spool { dir, source })?),
             metrics: Arc::new(Metrics::register(metrics)?),
             config: Arc::new(config),
@@ -194,6 +208,15 @@ impl Shared {
             stages: stages.clone(),
             compiled: Compiled::default(),
         })
+    }
+
+    fn local(&self, control: watch::Receiver<Arc<Snapshot>>) -> Local {
+        Local {
+            control,
+            compiled: self.compiled.clone(),
+            applied: Arc::clone(&self.applied),
+            status: self.status.clone(),
+        }
     }
 
     /// Starts the control source, and waits for its first snapshot, so that the first rows have
@@ -205,8 +228,12 @@ impl Shared {
         stop: &StopToken,
     ) -> tokio::task::JoinSet<()> {
         let mut tasks = tokio::task::JoinSet::new();
-        if let Some(folder) = &self.config.manifests {
-            let source = Box::new(Manifests::new(folder));
+        let mut folders: Vec<PathBuf> = self.config.manifests.iter().cloned().collect();
+        if self.config.mode == Mode::Enforce {
+            folders.push(self.applied.folder().to_owned());
+        }
+        if !folders.is_empty() {
+            let source = Box::new(Manifests::of(folders));
             tasks.spawn(source.run(publish, stop.clone()));
             let first = control.wait_for(|snapshot| snapshot.revision != 0);
             let _ = tokio::time::timeout(Duration::from_secs(5), first).await;
@@ -230,6 +257,7 @@ impl Shared {
             status: self.status.clone(),
             stages: self.stages.clone(),
             compiled: self.compiled.clone(),
+            applied: Arc::clone(&self.applied),
         };
         let work = move || {
             let worker = match shared.worker(control, stop.clone()) {

@@ -10,14 +10,14 @@ use datapath_abi::policy::{
     ALLOW, ANYBODY, AUDIT, DENY_BIT, EGRESS, INGRESS, NO_ORIGIN, PolicySide, Subject,
 };
 use datapath_engine::policy::{Decision, Tables};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::address::octets;
 use crate::compiler::{Compiler, OriginInfo, OriginKind, ports};
 use crate::document::{PolicyKey, PolicyKind};
 
 /// A connection, or its first packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Client.
     pub source: IpAddr,
@@ -30,7 +30,7 @@ pub struct Question {
 }
 
 /// The whole answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// What was asked.
     pub question: Question,
@@ -52,7 +52,7 @@ pub struct Explanation {
 }
 
 /// What becomes of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It goes through.
@@ -64,7 +64,7 @@ pub enum Outcome {
 }
 
 /// Directions, from the endpoint's view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Of the server.
@@ -74,7 +74,7 @@ pub enum Side {
 }
 
 /// One end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// Address.
     pub address: IpAddr,
@@ -89,7 +89,7 @@ pub struct End {
 }
 
 /// What one end's policy says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judged {
     /// What it says.
     pub outcome: Outcome,
@@ -106,7 +106,7 @@ pub struct Judged {
 }
 
 /// A rule in its document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleText {
     /// Policy.
     pub policy: PolicyKey,
@@ -119,7 +119,7 @@ pub struct RuleText {
 }
 
 /// The entry that decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableEntry {
     /// Interface of the endpoint.
     pub interface: u32,
@@ -138,7 +138,7 @@ pub struct TableEntry {
 }
 
 /// A rule that did not match.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
     /// Which one.
     pub rule: RuleText,
@@ -147,7 +147,7 @@ pub struct Miss {
 }
 
 /// A change of policies that alters the outcome, found by trying.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remedy {
     /// In words, one step each.
     pub steps: Vec<String>,

@@ -17,5 +17,17 @@ pub mod export {
     include!("generated/weir.export.v1.rs");
 }
 
+/// What an agent answers to its own node (`proto/agent.proto`).
+pub mod agent {
+    #![allow(
+        missing_docs,
+        clippy::all,
+        unreachable_pub,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
+    include!("generated/weir.agent.v1.rs");
+}
+
 /// Encoded file descriptors of every interface, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: &[&str] = &["export.proto"];
+const PROTOS: &[&str] = &["agent.proto", "export.proto"];
 
 #[test]
 fn generated_code_is_current() {

@@ -173,6 +173,12 @@ impl Agent {
         netns.output(command.args(&self.command.arguments).arg("--detach")).map(drop)
     }
 
+    /// The socket for the CLI of its node.
+    pub fn local_socket(&self) -> PathBuf {
+        let stem = self.socket.file_stem().unwrap_or_default().to_string_lossy();
+        self.socket.with_file_name(format!("{stem}-agent.sock"))
+    }
+
     fn ready(&mut self) -> Result<()> {
         let netns = crate::Netns::existing(&self.command.netns);
         let is_ready =

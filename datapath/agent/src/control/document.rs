@@ -53,7 +53,7 @@ pub(super) fn parse(file: &str, text: &str) -> Parsed {
 /// The documents of a stream and the line that each begins at, from 1. Split here and not by the
 /// parser, so that a document which is no YAML at all does not end the stream. (A line `---` inside
 /// a block scalar at column 0 is a marker by YAML 1.2, 9.1.2, too.)
-fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut found = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
     for (i, line) in text.split_inclusive('\n').enumerate() {

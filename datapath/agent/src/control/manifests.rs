@@ -24,17 +24,17 @@ const SETTLE: Duration = Duration::from_millis(2);
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// The `*.yaml`, `*.yml` and `*.json` files under a folder (or one file), folders within included.
+/// The `*.yaml`, `*.yml` and `*.json` files under folders (or single files), folders within included.
 ///
 /// When a file has a broken document, the last good version of that file stays in force, the other
 /// files are not affected, and [`Snapshot::problems`] says what is wrong and where. Of a file that
 /// never was good, its good documents count.
 #[derive(Debug)]
 pub struct Manifests {
-    root: PathBuf,
+    roots: Vec<PathBuf>,
     files: BTreeMap<PathBuf, File>,
-    /// Why the folder could not be read at the last look.
-    unreadable: Option<Problem>,
+    /// Why folders could not be read at the last look.
+    unreadable: Vec<Problem>,
     revision: u64,
 }
 
@@ -56,35 +56,38 @@ struct File {
 impl Manifests {
     /// Manifests in `root`, a folder or a file; it may come into being later.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), files: BTreeMap::new(), unreadable: None, revision: 0 }
+        Self::of(vec![root.into()])
     }
 
-    /// Looks at the folder; a snapshot if something is different from the last look, or this is
+    /// Manifests in several such places.
+    pub fn of(roots: Vec<PathBuf>) -> Self {
+        Self { roots, files: BTreeMap::new(), unreadable: Vec::new(), revision: 0 }
+    }
+
+    /// Looks at the folders; a snapshot if something is different from the last look, or this is
     /// the first.
     pub fn poll(&mut self) -> Option<Snapshot> {
         let mut found = Vec::new();
-        let unreadable = list(&self.root, &mut found).err().map(|error| self.problem(&error));
-        let mut changed = self.revision == 0 || unreadable != self.unreadable;
-        // A folder that cannot be read for a moment takes nothing away.
-        if unreadable.is_none() {
-            let before = self.files.len();
-            self.files.retain(|path, _| found.contains(path));
-            changed |= self.files.len() != before;
+        let mut unreadable = Vec::new();
+        let mut away = Vec::new();
+        for root in &self.roots {
+            if let Err(error) = list(root, &mut found) {
+                unreadable.push(problem(root, &error));
+                away.push(root);
+            }
         }
+        let mut changed = self.revision == 0 || unreadable != self.unreadable;
+        let before = self.files.len();
+        // A folder that cannot be read for a moment takes nothing away.
+        self.files.retain(|path, _| {
+            found.contains(path) || away.iter().any(|root| path.starts_with(root))
+        });
+        changed |= self.files.len() != before;
         self.unreadable = unreadable;
         for path in found {
             changed |= self.files.entry(path.clone()).or_default().look(&path);
         }
         changed.then(|| self.snapshot())
-    }
-
-    fn problem(&self, error: &io::Error) -> Problem {
-        Problem {
-            file: self.root.display().to_string(),
-            document: 0,
-            line: 0,
-            message: error.to_string(),
-        }
     }
 
     fn snapshot(&mut self) -> Snapshot {
@@ -101,7 +104,7 @@ impl Manifests {
             all.groups.extend(objects.groups.iter().cloned());
             all.problems.extend(file.problems.iter().cloned());
         }
-        all.problems.extend(self.unreadable.clone());
+        all.problems.extend(self.unreadable.iter().cloned());
         all
     }
 }
@@ -119,7 +122,7 @@ impl ControlSource for Manifests {
                     () = watch.changed() => tokio::time::sleep(SETTLE).await,
                 }
             }
-            watch.follow(&self.root);
+            watch.follow(&self.roots);
             // Reading and parsing block; a large folder must not hold up the export streams.
             let looked = tokio::task::spawn_blocking(move || {
                 let snapshot = self.poll();
@@ -184,6 +187,10 @@ impl File {
         self.problems = problems;
         true
     }
+}
+
+fn problem(root: &Path, error: &io::Error) -> Problem {
+    Problem { file: root.display().to_string(), document: 0, line: 0, message: error.to_string() }
 }
 
 fn list(path: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {

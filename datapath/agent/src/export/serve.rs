@@ -117,7 +117,7 @@ async fn routes(exporter: Exporter) -> Routes {
     }
 }
 
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+pub(crate) async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         std::fs::create_dir_all(parent)?;
         std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755))?;

@@ -31,11 +31,11 @@ impl Watch {
         Self { events, followed: BTreeSet::new() }
     }
 
-    /// Watches a folder and those in it; again for one that is watched already does no harm.
-    pub(super) fn follow(&mut self, root: &Path) {
+    /// Watches folders and those in them; again for one that is watched already does no harm.
+    pub(super) fn follow(&mut self, roots: &[PathBuf]) {
         let Some(events) = &self.events else { return };
         let mut found = BTreeSet::new();
-        folders(root, &mut found);
+        roots.iter().for_each(|root| folders(root, &mut found));
         for folder in found.difference(&self.followed) {
             let what = WatchFlags::CLOSE_WRITE
                 | WatchFlags::CREATE

@@ -1,0 +1,333 @@
+//! Policies that were handed to the agent (`weir policy apply`), beside those of the control source.
+//!
+//! They live in one file of the agent's folder, `policies/applied.yaml`, replaced by renaming, and are
+//! read from there like any other manifest. A change that waits for confirmation has what was there before
+//! in `policies/.pending.json`, written first: so it is taken back in time whatever becomes of the agent
+//! meanwhile, as long as it is started again. (While none runs, the kernel goes on deciding by the change.)
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use datapath_policy::Policy;
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use stage::StopToken;
+
+use super::document;
+use super::{Problem, Snapshot};
+
+/// How often it is looked whether a change is to be taken back.
+const LOOK: Duration = Duration::from_millis(100);
+/// Largest set of documents, bytes.
+const MAX_BYTES: usize = 16 << 20;
+
+/// The folder.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    folder: PathBuf,
+    boot: String,
+    /// One change at a time.
+    turn: Mutex<()>,
+}
+
+/// A change that waits for confirmation.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pending {
+    /// The kernel's boot id; after another boot the time is over.
+    boot: String,
+    /// `CLOCK_BOOTTIME` at which it is taken back, milliseconds.
+    until_ms: u64,
+    /// The file as it was.
+    before: String,
+}
+
+/// What a change changed; objects as `Kind/namespace/name`.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) added: Vec<String>,
+    pub(crate) replaced: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    /// What was handed in, parsed.
+    objects: Snapshot,
+}
+
+/// Why a change was not made. Nothing of it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Documents(Vec<Problem>),
+    #[error("{0}: not among what was applied (see weir policy get)")]
+    Unknown(String),
+    #[error("{0} is defined by the control source (--manifests): change it there")]
+    Foreign(String),
+    #[error("nothing to apply: no document, and nothing to remove")]
+    Nothing,
+    #[error("larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error(
+        "an earlier change is taken back in {} s unless confirmed: confirm it or revert it first",
+        .0.as_secs()
+    )]
+    Waiting(Duration),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// In the agent's folder; takes back what should have been taken back meanwhile.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub(crate) fn open(data_dir: &Path, boot: &str) -> Result<Arc<Self>, Error> {
+        let folder = data_dir.join("policies");
+        fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+        let applied = Self { folder, boot: boot.to_owned(), turn: Mutex::new(()) };
+        applied.expire()?;
+        Ok(Arc::new(applied))
+    }
+
+    /// Where the control source finds them.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `Kind/namespace/name` of all that is applied.
+    pub(crate) fn keys(&self) -> BTreeSet<String> {
+        let text = self.text().unwrap_or_default();
+        objects(&text).map(|objects| objects.into_keys().collect()).unwrap_or_default()
+    }
+
+    /// Applies documents and removes objects, all or nothing.
+    pub(crate) fn apply(
+        &self,
+        snapshot: &Snapshot,
+        documents: &str,
+        remove: &[String],
+        within: Option<Duration>,
+    ) -> Result<Change, Error> {
+        if documents.len() > MAX_BYTES {
+            return Err(Error::TooLarge);
+        }
+        let _turn = self.turn.lock();
+        if let Some(left) = self.reverts_in() {
+            return Err(Error::Waiting(left));
+        }
+        let before = self.text()?;
+        let mut all = objects(&before).map_err(Error::Documents)?;
+        let mut change = Change::default();
+        for key in remove {
+            all.remove(key).ok_or_else(|| Error::Unknown(key.clone()))?;
+            change.removed.push(key.clone());
+        }
+        for (key, text) in objects(documents).map_err(Error::Documents)? {
+            match all.insert(key.clone(), text) {
+                Some(_) => change.replaced.push(key),
+                None if is_known(snapshot, &key) && !remove.contains(&key) => {
+                    return Err(Error::Foreign(key));
+                }
+                None => change.added.push(key),
+            }
+        }
+        if change.added.is_empty() && change.replaced.is_empty() && change.removed.is_empty() {
+            return Err(Error::Nothing);
+        }
+        change.objects = document::parse("", documents).objects;
+        if let Some(within) = within {
+            let until_ms = now_ms().saturating_add(within.as_millis() as u64);
+            let pending = Pending { boot: self.boot.clone(), until_ms, before };
+            let json = serde_json::to_string(&pending).unwrap_or_default();
+            replace(&self.pending_path(), &json)?;
+        }
+        replace(&self.path(), &all.into_values().collect::<Vec<_>>().join("---\n"))?;
+        tracing::info!(?change.added, ?change.replaced, ?change.removed, "policies applied");
+        Ok(change)
+    }
+
+    /// Keeps a change that waits; whether one did.
+    pub(crate) fn confirm(&self) -> Result<bool, Error> {
+        let _turn = self.turn.lock();
+        if self.pending().is_none() {
+            return Ok(false);
+        }
+        self.forget()?;
+        tracing::info!("the change of policies is confirmed");
+        Ok(true)
+    }
+
+    /// Takes back a change that waits; whether one did.
+    pub(crate) fn revert(&self, why: &str) -> Result<bool, Error> {
+        let _turn = self.turn.lock();
+        let Some(pending) = self.pending() else { return Ok(false) };
+        replace(&self.path(), &pending.before)?;
+        self.forget()?;
+        tracing::warn!(why, "the change of policies is taken back");
+        Ok(true)
+    }
+
+    /// Time until a change that waits is taken back.
+    pub(crate) fn reverts_in(&self) -> Option<Duration> {
+        let pending = self.pending()?;
+        let same = pending.boot == self.boot;
+        let left = if same { pending.until_ms.saturating_sub(now_ms()) } else { 0 };
+        Some(Duration::from_millis(left))
+    }
+
+    /// Takes changes back when it is time, until `stop`.
+    pub(crate) async fn watch(self: Arc<Self>, stop: StopToken) {
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if let Err(error) = self.expire() {
+                tracing::error!(%error, "a change of policies could not be taken back");
+            }
+        }
+    }
+
+    fn expire(&self) -> Result<(), Error> {
+        match self.reverts_in() {
+            Some(Duration::ZERO) => self.revert("it was not confirmed in time").map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        let text = fs::read_to_string(self.pending_path()).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    fn forget(&self) -> Result<(), Error> {
+        let path = self.pending_path();
+        fs::remove_file(&path).and_then(|()| sync_folder(&path)).map_err(io_error(&path))
+    }
+
+    fn text(&self) -> Result<String, Error> {
+        let path = self.path();
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            text => text.map_err(io_error(&path)),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join("applied.yaml")
+    }
+
+    fn pending_path(&self) -> PathBuf {
+        self.folder.join(".pending.json")
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// Whether a snapshot has it.
+    pub(crate) fn is_in(&self, snapshot: &Snapshot) -> bool {
+        let Self { objects, removed, .. } = self;
+        // Not by the text: blank lines around a document come and go.
+        let same =
+            |a: &Policy, b: &Policy| (a.key(), &a.spec, a.audit) == (b.key(), &b.spec, b.audit);
+        let known = |policy: &Policy| snapshot.policies.iter().any(|other| same(policy, other));
+        objects.policies.iter().all(known)
+            && objects.groups.iter().all(|group| snapshot.groups.contains(group))
+            && !removed.iter().any(|key| is_known(snapshot, key) && !self.added.contains(key))
+    }
+
+    /// What of it is not enforced.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let parts = |policy: &Policy| {
+            let key = policy_key(policy);
+            let parts = policy.not_enforced().into_iter();
+            parts.map(move |part| format!("{key}: not enforced yet: {part}")).collect::<Vec<_>>()
+        };
+        self.objects.policies.iter().flat_map(parts).collect()
+    }
+}
+
+/// `Kind/namespace/name`.
+pub(crate) fn policy_key(policy: &Policy) -> String {
+    format!("{:?}/{}/{}", policy.kind, policy.namespace, policy.name)
+}
+
+fn group_key(name: &str) -> String {
+    format!("CiliumCIDRGroup//{name}")
+}
+
+fn is_known(snapshot: &Snapshot, key: &str) -> bool {
+    snapshot.policies.iter().any(|policy| policy_key(policy) == key)
+        || snapshot.groups.iter().any(|group| group_key(&group.name) == key)
+}
+
+/// The documents of a text by the object that each defines.
+fn objects(text: &str) -> Result<BTreeMap<String, String>, Vec<Problem>> {
+    let mut objects = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (number, (line, text)) in (1..).zip(document::documents(text)) {
+        let mut parsed = document::parse("", text);
+        let problem = |line, message: &str| Problem {
+            file: "documents".to_owned(),
+            document: number,
+            line,
+            message: message.to_owned(),
+        };
+        if let Some(wrong) = parsed.problems.pop() {
+            problems.push(problem(line + wrong.line - 1, &wrong.message));
+            continue;
+        }
+        let policies = parsed.objects.policies.iter().map(policy_key);
+        let groups = parsed.objects.groups.iter().map(|group| group_key(&group.name));
+        let keys: Vec<String> = policies.chain(groups).collect();
+        let [key] = &keys[..] else {
+            problems.push(problem(line, "exactly one policy or CiliumCIDRGroup is expected"));
+            continue;
+        };
+        let mut text = text.trim_matches('\n').to_owned();
+        text.push('\n');
+        if objects.insert(key.clone(), text).is_some() {
+            problems.push(problem(line, &format!("{key} is there twice")));
+        }
+    }
+    if problems.is_empty() { Ok(objects) } else { Err(problems) }
+}
+
+/// Replaces a file by renaming, so that a reader and a crash see the old or the new.
+fn replace(path: &Path, text: &str) -> Result<(), Error> {
+    let aside = path.with_extension("new");
+    let written = || -> io::Result<()> {
+        let mut file = File::create(&aside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        sync_folder(path)
+    };
+    written().map_err(io_error(path))
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+/// Milliseconds of `CLOCK_BOOTTIME`, which nobody sets and which runs in suspend.
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    (now.tv_sec as u64) * 1000 + (now.tv_nsec as u64) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Who to whom, as people write it.
+
+use std::net::IpAddr;
+
+use datapath_policy::explain::Question;
+
+use crate::control::Snapshot;
+
+/// Reads `namespace/pod` or an address as the client, and the same with `:port/protocol` or `/icmp` as the
+/// server. TCP where no protocol is named.
+///
+/// # Errors
+/// In words, what is missing or not known.
+pub fn parse(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Question, String> {
+    let (rest, protocol) = match destination.rsplit_once('/') {
+        Some((rest, name)) if number(name).is_some() => (rest, number(name)),
+        _ => (destination, None),
+    };
+    let ip: Option<IpAddr> = rest.parse().ok();
+    let (end, port) = match rest.rsplit_once(':') {
+        Some((end, port)) if ip.is_none() => {
+            let number = port.parse().map_err(|_| format!("{destination}: no port: {port:?}"))?;
+            (end.trim_matches(['[', ']']), number)
+        }
+        _ => (rest, 0),
+    };
+    let protocol = protocol.unwrap_or(6);
+    let icmp = protocol == 1 || protocol == 58;
+    if port == 0 && !icmp {
+        return Err(format!(
+            "{destination}: a port is missing, as in {end}:80 or {end}:53/udp; or {end}/icmp"
+        ));
+    }
+    let source = address(snapshot, source)?;
+    let destination = address(snapshot, end)?;
+    // `icmp` is what the addresses make of it. An echo request is what people mean.
+    let (protocol, port) = match (icmp, destination) {
+        (true, IpAddr::V4(_)) => (1, 8),
+        (true, IpAddr::V6(_)) => (58, 128),
+        (false, _) => (protocol, port),
+    };
+    Ok(Question { source, destination, protocol, port })
+}
+
+fn number(name: &str) -> Option<u8> {
+    match name.to_ascii_lowercase().as_str() {
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "sctp" => Some(132),
+        "icmp" | "icmpv4" => Some(1),
+        "icmpv6" => Some(58),
+        _ => None,
+    }
+}
+
+fn address(snapshot: &Snapshot, end: &str) -> Result<IpAddr, String> {
+    if let Ok(ip) = end.parse() {
+        return Ok(ip);
+    }
+    let (namespace, name) = end.split_once('/').unwrap_or(("default", end));
+    let mut pods =
+        snapshot.pods.iter().filter(|pod| pod.namespace == namespace && pod.name == name);
+    let pod = pods
+        .next()
+        .ok_or_else(|| format!("{end}: neither an address nor a known pod (namespace/name)"))?;
+    pod.ips.first().copied().ok_or_else(|| format!("{end}: the pod has no status.podIP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Pod;
+
+    #[test]
+    fn questions_in_every_form() {
+        let pod = |name: &str, ip: &str| Pod {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            ips: vec![ip.parse().unwrap()],
+            ..Pod::default()
+        };
+        let pods = vec![pod("web", "10.0.0.1"), pod("db", "fd00::2")];
+        let snapshot = Snapshot { pods, ..Snapshot::default() };
+        let ask = |from, to| parse(&snapshot, from, to);
+        let asked = ask("shop/web", "shop/db:5432").unwrap();
+        assert_eq!((asked.protocol, asked.port), (6, 5432));
+        assert_eq!(asked.destination.to_string(), "fd00::2");
+        let asked = ask("10.9.9.9", "[fd00::2]:53/udp").unwrap();
+        let source = asked.source.to_string();
+        assert_eq!((asked.protocol, asked.port, source.as_str()), (17, 53, "10.9.9.9"));
+        let asked = ask("shop/db", "shop/web/icmp").unwrap();
+        assert_eq!((asked.protocol, asked.port), (1, 8));
+        let asked = ask("shop/web", "shop/db/icmp").unwrap();
+        assert_eq!((asked.protocol, asked.port), (58, 128));
+        for (from, to) in
+            [("shop/web", "shop/db"), ("shop/none", "10.0.0.1:1"), ("shop/web", "shop/db:http")]
+        {
+            assert!(ask(from, to).is_err(), "{from} {to}");
+        }
+    }
+}
