@@ -14,6 +14,8 @@ use harness::{long, serial, wait_until};
 mod commands;
 #[path = "policy/fixture.rs"]
 mod fixture;
+#[path = "policy/latency.rs"]
+mod latency;
 #[path = "policy/table.rs"]
 mod table;
 #[path = "policy/traffic.rs"]
@@ -230,7 +232,8 @@ spec:
   policyTypes: [Egress]
 "#;
 
-/// Connections go on, and what is denied stays denied, while the agent is killed and comes back.
+/// Connections go on, and what is denied stays denied, while the agent is killed and comes back, and while
+/// its binary is replaced. `WEIR_OLDER_AGENT` names an older build of the same ABI to go back to.
 #[test]
 fn verdicts_outlive_the_agent() {
     let _turn = serial();
@@ -238,21 +241,36 @@ fn verdicts_outlive_the_agent() {
     let _servers = Servers::start(&fixture);
     fixture.put_policies(REASONS);
     let mut agent = enforcing(&fixture);
+    let run = fixture.cluster.run();
     let (open, closed) = (
         (fixture::end("x/a"), fixture::end("x/b"), 0),
         (fixture::end("x/a"), fixture::end("x/b"), 1),
     );
-    let (connections, kills) = if long() { (1000, 100) } else { (200, 6) };
+    let (connections, kills, replacements) = if long() { (1000, 100, 20) } else { (200, 6, 2) };
     let streams = traffic::Streams::open(&fixture, open, connections);
     let watch = traffic::Watch::start(&fixture, closed);
     for round in 0..kills {
         agent.process.kill();
         std::thread::sleep(Duration::from_millis(50 + round * 97 % 400));
-        agent.restart(fixture.cluster.run()).unwrap();
+        agent.restart(run).unwrap();
+    }
+    let present = Binaries::beside_this().unwrap().path("weir-agent").unwrap();
+    let other = std::env::var_os("WEIR_OLDER_AGENT").map_or_else(
+        || {
+            let copy = run.directory("other").unwrap().join("weir-agent");
+            fs::copy(&present, &copy).unwrap();
+            copy
+        },
+        std::path::PathBuf::from,
+    );
+    for round in 0..replacements {
+        agent.replace(run, if round % 2 == 0 { &other } else { &present }).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
     }
     let (longest, broken) = streams.close();
     println!(
-        "{connections} connections, {kills} kills: longest pause {longest:?}, {broken} broken, {} let through",
+        "{connections} connections, {kills} kills, {replacements} replacements: longest pause {longest:?}, \
+         {broken} broken, {} let through",
         watch.let_through()
     );
     assert_eq!(broken, 0, "connections that were reset or ended");

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use datapath_policy::OriginInfo;
 use datapath_policy::explain::{Explanation, Judged, Outcome};
+use datapath_policy::{OriginInfo, OriginKind};
 
 use crate::cli::text::harmless;
 
@@ -90,6 +90,22 @@ pub fn words(origin: &OriginInfo) -> String {
         (false, true) => "ingressDeny",
         (false, false) => "ingress",
     };
-    let rule = origin.rule.map(|rule| format!(" {list}[{rule}]")).unwrap_or_default();
-    format!("{:?} {}{rule}", origin.kind, origin.name)
+    let name = harmless(&origin.name);
+    match origin.kind {
+        OriginKind::Policy(kind) => {
+            // Cilium's documents may have several sections, `specs[n]`.
+            let section = origin.section.filter(|section| *section > 0);
+            let section = section.map(|at| format!(" section {at}")).unwrap_or_default();
+            let rule = origin.rule.map(|rule| format!(" {list}[{rule}]")).unwrap_or_default();
+            format!("{kind:?} {name}{section}{rule}")
+        }
+        OriginKind::DefaultDeny => format!("default deny of {name}: no rule allows it"),
+        OriginKind::EnforceAlways => {
+            "enforcement mode `always`, or an endpoint without labels: no rule allows it".to_owned()
+        }
+        OriginKind::Localhost => "a node always reaches its own pods".to_owned(),
+        OriginKind::Failsafe => "a failsafe port of the host".to_owned(),
+        OriginKind::NoDefaultDeny => format!("{name}: no rule denies it, and no default deny"),
+        OriginKind::None => "no policy".to_owned(),
+    }
 }

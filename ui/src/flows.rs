@@ -160,6 +160,11 @@ fn totals(out: &mut String, answer: &Answer) {
     out.push('}');
 }
 
+/// A list of names, `["a","b"]`, as text.
+fn names(list: &str) -> String {
+    serde_json::from_str::<Vec<String>>(list).map_or_else(|_| list.to_owned(), |all| all.join(", "))
+}
+
 /// Why it was let through or not, in a sentence.
 fn reason(flows: &Answer, drops: &Answer) -> Option<String> {
     let mut reason = None;
@@ -181,7 +186,7 @@ fn reason(flows: &Answer, drops: &Answer) -> Option<String> {
             (_, None) => {
                 let why = word("drop_reason").unwrap_or_else(|| "no reason is known".to_owned());
                 let selecting = word("policies_selecting");
-                let by = selecting.map(|list| format!("; no rule of {list} allows it"));
+                let by = selecting.map(|list| format!("; no rule of {} allows it", names(&list)));
                 Some(format!("{verdict}: {why}{}", by.unwrap_or_default()))
             }
         };

@@ -12,10 +12,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use datapath_loader::{Connections, PolicyTables};
-use datapath_policy::{Compiler, Options};
+use datapath_policy::{Change, Compiler, Options};
 use parking_lot::RwLock;
 use stage::StopToken;
 use tokio::sync::watch;
@@ -30,7 +31,7 @@ pub mod cluster;
 mod memory;
 mod tables;
 
-/// How long a change of interfaces, addresses or routes may wait.
+/// How long a change of interfaces, addresses or routes may wait. News of the control source end the pause.
 const LOOK: Duration = Duration::from_millis(50);
 /// Pause after a failure, before all is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +46,8 @@ pub(crate) struct Compiled(Arc<State>);
 struct State {
     compiler: RwLock<Option<Compiler>>,
     kernel: OnceLock<PolicyTables>,
+    /// The thread that enforces.
+    thread: OnceLock<Thread>,
     /// Revision of the snapshot that the kernel decides by.
     in_force: AtomicU64,
 }
@@ -61,6 +64,25 @@ pub(crate) struct Enforcer {
     /// Where identities are kept over a restart.
     pub(crate) memory: memory::Memory,
     ports: Ports,
+    /// The snapshot of the latest look, and where its pods are.
+    fed: Option<Fed>,
+}
+
+/// What the compiler was fed with.
+struct Fed {
+    snapshot: Arc<Snapshot>,
+    place: Place,
+}
+
+/// Where things are on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// Addresses of this node.
+    local: Vec<IpAddr>,
+    /// Interface of each pod that is here, by `namespace/name`.
+    interfaces: HashMap<String, u32>,
+    /// The host's own interfaces.
+    uplinks: Vec<u32>,
 }
 
 // === impl Compiled ===
@@ -79,6 +101,22 @@ impl Compiled {
     /// Revision of the snapshot that the kernel decides by; 0: none yet.
     pub(crate) fn in_force(&self) -> u64 {
         self.0.in_force.load(Ordering::Acquire)
+    }
+
+    /// Says that the kernel decides by a snapshot.
+    fn decides(&self, revision: u64) {
+        self.0.in_force.store(revision, Ordering::Release);
+    }
+
+    /// Ends the pause of the thread that enforces: the control source has news.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.0.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    fn wake_by_this_thread(&self) {
+        let _ = self.0.thread.set(std::thread::current());
     }
 
     /// Identity at each address that is some endpoint's or node's.
@@ -127,18 +165,19 @@ impl Enforcer {
             compiled,
             memory,
             ports: Ports::default(),
+            fed: None,
         })
     }
 
     /// Enforces until told to stop; what is in the tables stays.
     pub(crate) fn run(mut self, stop: &StopToken) {
+        self.compiled.wake_by_this_thread();
         let mut again = Instant::now();
         let mut tidy = Instant::now() + TIDY;
         let mut pending = true;
         while !stop.is_stopped() {
             pending |= self.control.has_changed().unwrap_or(false);
-            pending |=
-                self.host.changes().is_ok_and(|changes| changes.any || !changes.removed.is_empty());
+            pending |= self.host_changed();
             if pending && Instant::now() >= again {
                 match self.enforce() {
                     Ok(()) => pending = false,
@@ -148,6 +187,7 @@ impl Enforcer {
                             "enforcement",
                             vec![format!("policy could not be put into force: {why}")],
                         );
+                        self.fed = None;
                         again = Instant::now() + RETRY;
                     }
                 }
@@ -156,41 +196,63 @@ impl Enforcer {
                 tidy = Instant::now() + TIDY;
                 self.tidy();
             }
-            self.wait();
+            if !self.control.has_changed().unwrap_or(false) {
+                std::thread::park_timeout(LOOK);
+            }
         }
         self.tidy();
     }
 
-    /// Until the control source has news, or it is time to look at the host.
-    fn wait(&mut self) {
-        let end = Instant::now() + LOOK;
-        while Instant::now() < end && !self.control.has_changed().unwrap_or(false) {
-            std::thread::sleep(Duration::from_millis(2));
+    /// Whether interfaces, addresses or routes are different; then places are looked for again.
+    fn host_changed(&mut self) -> bool {
+        let changes = self.host.changes();
+        let changed = changes.is_ok_and(|changes| changes.any || !changes.removed.is_empty());
+        if changed {
+            self.fed = None;
         }
+        changed
     }
 
     /// Brings the tables to what control source and host say now.
     pub(crate) fn enforce(&mut self) -> Result<(), String> {
         let snapshot = Arc::clone(&self.control.borrow_and_update());
-        let links = self.host.links().map_err(|error| format!("interfaces: {error}"))?;
-        let local = self.host.addresses().map_err(|error| format!("addresses: {error}"))?;
-        let local: Vec<IpAddr> = local.into_iter().map(|(_, ip)| ip).collect();
-        let directory = Directory::new(&snapshot, &self.node, local.clone());
-        let before = std::mem::take(&mut self.ports);
-        self.ports = Ports::new(before, &links, &snapshot, &directory, &self.node, &mut self.host);
-        let interfaces = self.interfaces();
-        let uplinks = uplinks(&links, &self.ports);
+        let before = self.fed.take();
+        let place = match &before {
+            Some(fed) if cluster::placed_alike(&fed.snapshot, &snapshot) => fed.place.clone(),
+            _ => self.place(&snapshot)?,
+        };
+        let known = before.filter(|fed| fed.place == place).map(|fed| fed.snapshot);
         let changes = self.compile(|compiler| {
-            cluster::feed(compiler, &snapshot, &self.node, &local, &interfaces, &uplinks);
+            cluster::feed(compiler, &snapshot, known.as_deref(), &self.node, &place);
             // The second commit takes what did not fit beside the rules of an agent before this one.
             let mut changes = compiler.commit().changes;
             changes.extend(compiler.commit().changes);
             changes
         });
-        tables::apply(&self.tables, &changes).map_err(|error| words(&error))?;
-        self.compiled.0.in_force.store(snapshot.revision, Ordering::Release);
+        // What follows the last switch is only cleaned up, after a grace period.
+        let decided = changes.iter().rposition(|change| matches!(change, Change::Settings(_)));
+        let (decisive, rest) = changes.split_at(decided.map_or(0, |at| at + 1));
+        tables::apply(&self.tables, decisive).map_err(|error| words(&error))?;
+        if decided.is_some() {
+            self.compiled.decides(snapshot.revision);
+        }
+        tables::apply(&self.tables, rest).map_err(|error| words(&error))?;
+        self.compiled.decides(snapshot.revision);
         self.tell(&snapshot);
+        self.fed = Some(Fed { snapshot, place });
         Ok(())
+    }
+
+    /// Asks the host where everything is.
+    fn place(&mut self, snapshot: &Snapshot) -> Result<Place, String> {
+        let links = self.host.links().map_err(|error| format!("interfaces: {error}"))?;
+        let local = self.host.addresses().map_err(|error| format!("addresses: {error}"))?;
+        let local: Vec<IpAddr> = local.into_iter().map(|(_, ip)| ip).collect();
+        let directory = Directory::new(snapshot, &self.node, local.clone());
+        let before = std::mem::take(&mut self.ports);
+        self.ports = Ports::new(before, &links, snapshot, &directory, &self.node, &mut self.host);
+        let uplinks = uplinks(&links, &self.ports);
+        Ok(Place { local, interfaces: self.interfaces(), uplinks })
     }
 
     fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {

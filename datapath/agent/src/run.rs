@@ -144,6 +144,7 @@ pub async fn run(
     );
     let serving = tokio::spawn(listeners.serve(exporter, closing.clone()));
     watching.spawn(Arc::clone(&shared.applied).watch(stop.clone()));
+    watching.spawn(wake(control.clone(), shared.compiled.clone()));
     let answering = tokio::spawn(local.serve(shared.local(control), closing.clone()));
     let syncing = tokio::spawn(sync(Arc::clone(&shared.spool), shared.status.clone()));
     ready(Ready {
@@ -418,6 +419,14 @@ fn options(config: &Config) -> datapath_loader::Options {
 fn network_namespace() -> std::io::Result<u32> {
     use std::os::unix::fs::MetadataExt as _;
     Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino() as u32)
+}
+
+/// Tells the thread that enforces when the control source has news.
+async fn wake(mut control: watch::Receiver<Arc<Snapshot>>, compiled: Compiled) {
+    while control.changed().await.is_ok() {
+        control.borrow_and_update();
+        compiled.wake();
+    }
 }
 
 /// Makes the spool survive power loss, every second.

@@ -91,7 +91,7 @@ impl Worker {
     /// rest, so that what is observed is known when the agent says that it is ready.
     pub(crate) fn begin(&mut self) -> Result<(), Failure> {
         let now = self.kernel.now();
-        self.look(now)?;
+        self.look(now, true)?;
         self.accountant.end_unattached(&mut *self.kernel, now)?;
         self.publish(0.0);
         Ok(())

@@ -1,6 +1,5 @@
 //! `weir policy trace`: what the policies of a folder decide, without an agent.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,8 +28,7 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// Asks and prints. Interfaces are made up: every pod of the folder counts as if it were on the node that
-/// answers.
+/// Asks and prints. Every pod of the folder counts as if it were on the node that answers.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     std::fs::metadata(&args.manifests).with_context(|| args.manifests.display().to_string())?;
     let snapshot = Manifests::new(&args.manifests).poll().unwrap_or_default();
@@ -39,14 +37,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let question = question::parse(&snapshot, &args.source, &args.destination);
     let question = question.map_err(|why| anyhow!(why))?;
-    let interfaces: HashMap<String, u32> = snapshot
-        .pods
-        .iter()
-        .zip(1..)
-        .map(|(pod, index)| (format!("{}/{}", pod.namespace, pod.name), index))
-        .collect();
     let mut compiler = Compiler::new(Options::default());
-    cluster::feed(&mut compiler, &snapshot, "", &[], &interfaces, &[]);
+    cluster::feed_all(&mut compiler, &snapshot);
     compiler.commit();
     let answer = compiler.explain(&question);
     match args.output {

@@ -135,8 +135,9 @@ pub(super) fn question(recorded: &Value) -> Option<(String, String)> {
     Some((source.to_owned(), asked))
 }
 
-/// Drops, each with what its reason means.
+/// Drops, each with what its reason means; without those of Weir's own policy, which the flow itself tells of.
 pub(super) fn explained(mut drops: Vec<Value>) -> Vec<Value> {
+    drops.retain(|drop| drop["drop_location"] != "weir");
     for drop in &mut drops {
         let word = |column: &str| drop[column].as_str().unwrap_or_default();
         if let Some(help) = model::drop_help(word("kernel_reason"), word("drop_location")) {

@@ -163,6 +163,15 @@ impl Agent {
         self.ready()
     }
 
+    /// Ends it as an upgrade does, and starts another binary in its place.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn replace(&mut self, run: &Run, binary: &Path) -> Result<()> {
+        binary.clone_into(&mut self.command.binary);
+        self.restart(run)
+    }
+
     /// Removes its programs and maps from the kernel; the process must have ended.
     ///
     /// # Errors

@@ -5,25 +5,72 @@ use std::net::IpAddr;
 
 use datapath_policy::{Compiler, Endpoint, Node, Service};
 
+use super::Place;
 use crate::control::Snapshot;
 
 /// Hands a snapshot to the compiler: what is new or different is put, what is gone is removed. The next commit
 /// works out what that means.
 ///
-/// `node` is the agent's own, with the addresses `local` and its own interfaces `uplinks`;
-/// `interfaces` has the host-side interface of every pod that is here, by `namespace/name`.
-pub fn feed(
+/// `node` is the agent's own, `place` where it and its pods are. `before` is the snapshot that the compiler was fed
+/// with by the same node and place: what is equal in it is passed over.
+pub(super) fn feed(
     compiler: &mut Compiler,
     snapshot: &Snapshot,
+    before: Option<&Snapshot>,
     node: &str,
-    local: &[IpAddr],
-    interfaces: &HashMap<String, u32>,
-    uplinks: &[u32],
+    place: &Place,
 ) {
-    remove_gone(compiler, snapshot, node);
-    for (name, labels) in &snapshot.namespaces {
-        compiler.put_namespace(name, labels.clone());
+    remove_gone(compiler, snapshot, before, node);
+    if before.is_none_or(|before| before.namespaces != snapshot.namespaces) {
+        for (name, labels) in &snapshot.namespaces {
+            compiler.put_namespace(name, labels.clone());
+        }
     }
+    if before.is_none_or(|before| before.pods != snapshot.pods) {
+        put_pods(compiler, snapshot, &place.interfaces);
+    }
+    if before.is_none_or(|before| before.nodes != snapshot.nodes) {
+        for other in snapshot.nodes.iter().filter(|other| other.name != node) {
+            let addresses = other.addresses.iter().copied().collect();
+            let labels = other.labels.clone();
+            compiler.put_node(&other.name, Node { labels, addresses, ..Node::default() });
+        }
+        compiler.put_node(node, this_node(snapshot, node, place));
+    }
+    let alike = |before: &Snapshot| {
+        (&before.services, &before.slices) == (&snapshot.services, &snapshot.slices)
+    };
+    if !before.is_some_and(alike) {
+        for service in &snapshot.services {
+            compiler.put_service(policy_service(snapshot, service));
+        }
+        compiler.set_api_servers(api_servers(snapshot));
+    }
+    for group in &snapshot.groups {
+        compiler.put_group(group.clone());
+    }
+    for policy in &snapshot.policies {
+        let known = compiler.cluster().policies.get(&policy.key());
+        if known.is_none_or(|known| **known != *policy) {
+            compiler.put_policy(policy.clone());
+        }
+    }
+}
+
+/// Feeds a compiler that is asked without a node: every pod counts as one of this node, and has an interface.
+pub fn feed_all(compiler: &mut Compiler, snapshot: &Snapshot) {
+    let pods = snapshot.pods.iter().zip(1..);
+    let interfaces = pods.map(|(pod, index)| (format!("{}/{}", pod.namespace, pod.name), index));
+    let place = Place { local: Vec::new(), interfaces: interfaces.collect(), uplinks: Vec::new() };
+    feed(compiler, snapshot, None, "", &place);
+}
+
+/// Whether everything is where it was, as far as the control source has a say in it.
+pub(crate) fn placed_alike(a: &Snapshot, b: &Snapshot) -> bool {
+    (&a.pods, &a.nodes) == (&b.pods, &b.nodes)
+}
+
+fn put_pods(compiler: &mut Compiler, snapshot: &Snapshot, interfaces: &HashMap<String, u32>) {
     for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended) {
         let id = format!("{}/{}", pod.namespace, pod.name);
         let endpoint = Endpoint {
@@ -38,35 +85,17 @@ pub fn feed(
         };
         compiler.put_endpoint(&id, endpoint);
     }
-    for other in snapshot.nodes.iter().filter(|other| other.name != node) {
-        let addresses = other.addresses.iter().copied().collect();
-        compiler.put_node(
-            &other.name,
-            Node { labels: other.labels.clone(), addresses, ..Node::default() },
-        );
-    }
-    compiler.put_node(node, this_node(snapshot, node, local, uplinks));
-    for service in &snapshot.services {
-        compiler.put_service(policy_service(snapshot, service));
-    }
-    for group in &snapshot.groups {
-        compiler.put_group(group.clone());
-    }
-    for policy in &snapshot.policies {
-        compiler.put_policy(policy.clone());
-    }
-    compiler.set_api_servers(api_servers(snapshot));
 }
 
-fn this_node(snapshot: &Snapshot, node: &str, local: &[IpAddr], uplinks: &[u32]) -> Node {
+fn this_node(snapshot: &Snapshot, node: &str, place: &Place) -> Node {
     let known = snapshot.nodes.iter().find(|known| known.name == node);
     let listed = known.into_iter().flat_map(|known| &known.addresses);
-    let own = local.iter().filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    let own = place.local.iter().filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
     Node {
         labels: known.map(|known| known.labels.clone()).unwrap_or_default(),
         addresses: listed.chain(own).copied().collect(),
         this: true,
-        interfaces: uplinks.iter().copied().collect(),
+        interfaces: place.uplinks.iter().copied().collect(),
         audit: false,
     }
 }
@@ -97,16 +126,23 @@ fn api_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     own.flat_map(|slice| slice.addresses.iter().copied()).collect()
 }
 
-fn remove_gone(compiler: &mut Compiler, snapshot: &Snapshot, node: &str) {
+fn remove_gone(
+    compiler: &mut Compiler,
+    snapshot: &Snapshot,
+    before: Option<&Snapshot>,
+    node: &str,
+) {
     let cluster = compiler.cluster();
-    let pods: BTreeSet<String> = snapshot
-        .pods
-        .iter()
-        .filter(|pod| !pod.host_network && !pod.ended)
-        .map(|pod| format!("{}/{}", pod.namespace, pod.name))
-        .collect();
-    let endpoints: Vec<_> =
-        cluster.endpoints.keys().filter(|id| !pods.contains(*id)).cloned().collect();
+    let mut endpoints = Vec::new();
+    if before.is_none_or(|before| before.pods != snapshot.pods) {
+        let pods: BTreeSet<String> = snapshot
+            .pods
+            .iter()
+            .filter(|pod| !pod.host_network && !pod.ended)
+            .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+            .collect();
+        endpoints.extend(cluster.endpoints.keys().filter(|id| !pods.contains(*id)).cloned());
+    }
     let nodes: BTreeSet<&str> =
         snapshot.nodes.iter().map(|known| known.name.as_str()).chain([node]).collect();
     let gone_nodes: Vec<_> =

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::account::Failure;
+use crate::control::Snapshot;
+use crate::enforce::cluster::placed_alike;
 use crate::host::Link;
 use crate::kernel::KernelError;
 use crate::view::directory::Directory;
@@ -27,25 +29,37 @@ impl Worker {
         let again = self.following.refused.iter().any(|(.., when)| *when <= Instant::now());
         if changes.any || control || again || !self.following.looked {
             // Set when the look is complete: one that fails is made again.
+            let host = changes.any || again || !self.following.looked;
             self.following.looked = false;
-            self.look(now)?;
+            self.look(now, host)?;
         }
         Ok(())
     }
 
-    /// Looks at everything.
-    pub(super) fn look(&mut self, now: i64) -> Result<(), Failure> {
+    /// Looks at everything; at the host only where it, or what there is to find on it, has changed.
+    pub(super) fn look(&mut self, now: i64, host: bool) -> Result<(), Failure> {
         let snapshot = Arc::clone(&self.control.borrow_and_update());
+        if !host && placed_alike(&self.following.snapshot, &snapshot) {
+            let node = self.config.node.clone();
+            let local = self.view().directory.local().to_vec();
+            self.view().directory = Directory::new(&snapshot, &node, local);
+            return self.looked(snapshot, now);
+        }
         let links = self.host.links()?;
         self.attach_and_end(&links)?;
         let local = local_addresses(self.host.addresses()?);
         let node = self.config.node.clone();
-        let mut directory = Directory::new(&snapshot, &node, local);
-        directory.identify(&self.compiled.identities());
+        let directory = Directory::new(&snapshot, &node, local);
         let before = std::mem::take(&mut self.view().ports);
         let ports = Ports::new(before, &links, &snapshot, &directory, &node, &mut *self.host);
         (self.view().directory, self.view().ports) = (directory, ports);
         self.following.links = links;
+        self.looked(snapshot, now)
+    }
+
+    fn looked(&mut self, snapshot: Arc<Snapshot>, now: i64) -> Result<(), Failure> {
+        let identities = self.compiled.identities();
+        self.view().directory.identify(&identities);
         self.following.snapshot = snapshot;
         self.write_dimensions(now);
         self.tell();
