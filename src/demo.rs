@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// How long the first flows may take.
 const FIRST_FLOWS: Duration = Duration::from_secs(60);
 
-/// Builds a small cluster of network namespaces with real traffic, and observes it.
+/// Builds a small cluster of network namespaces with real traffic and a network policy, and observes it.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example: sudo weir demo --seconds 60 --ready-file /tmp/ready.json")]
 pub struct Args {
@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> Result<()> {
         });
         std::fs::write(path, ready.to_string()).with_context(|| path.display().to_string())?;
     }
-    text::print(&demo.cluster, demo.relay.address);
+    text::print(&demo.cluster, &demo.agents, demo.relay.address);
     let ended = demo.watch(args.seconds).await;
     println!("cleaning up …");
     tokio::task::spawn_blocking(move || drop(demo)).await?;
@@ -127,6 +127,7 @@ impl Demo {
         let options = AgentOptions {
             manifests: Some(manifests),
             interval: INTERVAL,
+            flags: vec!["--mode".to_owned(), "enforce".to_owned()],
             ..AgentOptions::default()
         };
         let agents = cluster

@@ -117,9 +117,9 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
         "SELECT count(*) FROM flows WHERE destination_port = 9090 AND array_has(tcp_flags, 'RST')",
     );
     some(
-        "the policy's drops",
-        "SELECT sum(packets) FROM drops WHERE source_workload = 'loadgen' \
-         AND destination_workload = 'redis' AND destination_port = 6379 AND kernel_reason = 'NETFILTER_DROP'",
+        "a filter's drops",
+        "SELECT sum(packets) FROM drops WHERE destination_ip = '203.0.113.10' \
+         AND destination_port = 80 AND kernel_reason = 'NETFILTER_DROP'",
     );
     some(
         "traffic to the outside",
@@ -138,7 +138,8 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
     some(
         "the policy's verdict",
         "SELECT count(*) FROM flows WHERE verdict = 'DROPPED' AND drop_reason = 'POLICY_DENIED' \
-         AND source_workload = 'loadgen' AND destination_workload = 'redis'",
+         AND source_workload = 'loadgen' AND destination_workload = 'redis' AND attempts > 0 \
+         AND policy_kind = 'default-deny' AND array_has(policies_selecting, 'data/redis')",
     );
     some("refused inside pods", "SELECT count(*) FROM drops WHERE kernel_reason = 'NO_SOCKET'");
 
@@ -175,7 +176,7 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
     let status = demo.process.wait(Duration::from_secs(120)).unwrap();
     assert!(status.success(), "{status}\n{}", demo.process.log());
     let printed = demo.process.log();
-    assert_eq!(printed.matches("weir sql \"").count(), 3, "{printed}");
+    assert_eq!(printed.matches("weir sql \"").count(), 4, "{printed}");
     assert_eq!(printed.matches("  weir observe").count(), 3, "{printed}");
     assert_eq!(leftovers(), [""; 0]);
 }
@@ -184,10 +185,11 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
 fn what_it_prints_works(demo: &Demo) {
     let weir = Binaries::beside_this().unwrap().path("weir").unwrap();
     let printed = demo.process.log();
-    let commands = ["weir sql ", "weir observe "];
+    let commands =
+        ["weir sql ", "weir observe ", "weir why ", "weir policy ", "weir endpoint ", "weir bpf "];
     let tried = |line: &&str| commands.iter().any(|command| line.starts_with(command));
     let lines: Vec<&str> = printed.lines().map(str::trim).filter(tried).collect();
-    assert_eq!(lines.len(), 6, "{printed}");
+    assert_eq!(lines.len(), 11, "{printed}");
     for line in lines {
         // What follows for ever is left after some seconds.
         let line = format!("PATH={}:$PATH timeout 5 {line}", weir.parent().unwrap().display());

@@ -1,4 +1,4 @@
-//! The demo's network: the cast's pods, a rule that drops, a link that loses.
+//! The demo's network: the cast's pods, and a filter that loses.
 
 use harness::{Cluster, PodSpec, Result, Run};
 
@@ -17,34 +17,17 @@ pub(super) fn build(run: Run) -> Result<Cluster> {
             },
         )?;
     }
-    deny(&cluster)?;
     lose(&cluster)?;
     Ok(cluster)
 }
 
-/// What the network policy `data/redis` asks for, enforced at redis's node by nftables: the load
-/// generator may not reach redis. (Observe mode never drops; another program must.)
-fn deny(cluster: &Cluster) -> Result<()> {
-    let (redis, loadgen) = (cluster.pod("redis-0"), cluster.pod("loadgen-0"));
-    cluster.nodes()[0].netns.nft(&format!(
-        "table inet demo_policy {{\n\
-           chain forward {{\n\
-             type filter hook forward priority 0;\n\
-             oifname {} ip saddr {} tcp dport 6379 drop\n\
-           }}\n\
-         }}",
-        redis.interface, loadgen.ipv4,
-    ))
-}
-
-/// The way to the payments provider loses one request in eight, which then is sent again.
+/// A filter on the nodes loses one request in eight to the payments provider, which then is sent again.
 fn lose(cluster: &Cluster) -> Result<()> {
-    cluster.world().nft(
-        "table inet demo_loss {\n\
-           chain input {\n\
-             type filter hook input priority 0;\n\
-             tcp dport 80 tcp flags & psh == psh numgen random mod 8 < 1 drop\n\
-           }\n\
-         }",
-    )
+    let lossy = "table inet demo_loss {\n\
+                   chain forward {\n\
+                     type filter hook forward priority 0;\n\
+                     tcp dport 80 tcp flags & psh == psh numgen random mod 8 < 1 drop\n\
+                   }\n\
+                 }";
+    cluster.nodes().iter().try_for_each(|node| node.netns.nft(lossy))
 }

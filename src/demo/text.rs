@@ -3,12 +3,18 @@
 use std::net::SocketAddr;
 
 use harness::Cluster;
+use harness::weir::Agent;
 
-const QUERIES: [(&str, &str); 3] = [
+const QUERIES: [(&str, &str); 4] = [
     (
         "who talks to whom, and how much",
         "SELECT source_workload, destination_workload, sum(bytes_out + bytes_in) AS bytes, count(DISTINCT flow_id) \
          AS connections FROM flows WHERE reporter = 'SOURCE' GROUP BY 1, 2 ORDER BY bytes DESC LIMIT 10",
+    ),
+    (
+        "what the policy refuses, and which policies select the server",
+        "SELECT source_pod, destination_pod, destination_port, policy_kind, policies_selecting, sum(attempts) \
+         AS attempts FROM flows WHERE verdict = 'DROPPED' GROUP BY 1, 2, 3, 4, 5 LIMIT 10",
     ),
     (
         "what the kernel drops, where and why",
@@ -31,11 +37,14 @@ const OBSERVES: [(&str, &str); 3] = [
     ("only DNS, as JSON", "weir observe --port 53 --last 20 -o jsonpb"),
 ];
 
+/// Who would like to reach redis, and may not.
+const LOADGEN: &str = "loadgen-9f7c4b8d5-b6z8s";
+
 /// Where the commands look without being told.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:4280";
 
 /// Prints the page's address and what to try.
-pub(super) fn print(cluster: &Cluster, address: SocketAddr) {
+pub(super) fn print(cluster: &Cluster, agents: &[Agent], address: SocketAddr) {
     let pods = cluster.pods().count();
     println!("\nweir demo: {} nodes, {pods} pods, real traffic\n", cluster.nodes().len());
     println!("  page   http://{address}/\n");
@@ -49,6 +58,15 @@ pub(super) fn print(cluster: &Cluster, address: SocketAddr) {
     println!("\nObserve:");
     for (purpose, line) in OBSERVES {
         println!("  {line:<52} # {purpose}");
+    }
+    if let Some(agent) = agents.first() {
+        let socket = agent.local_socket();
+        let socket = socket.display();
+        println!("\nPolicy, as the agent of node-a enforces it (as root):");
+        println!("  weir why shop/{LOADGEN} data/redis-0:6379 --agent-socket {socket}");
+        for command in ["policy get", "endpoint list --local", "bpf policy data/redis-0"] {
+            println!("  weir {command} --agent-socket {socket}");
+        }
     }
     println!("\nLook inside a pod:\n  ip netns exec weir-demo-web-0 ss -tn\n");
     println!("Ctrl-C stops it and removes everything.");
