@@ -10,6 +10,10 @@ use datapath_agent as agent;
 
 use crate::size;
 
+mod failsafe;
+
+pub use failsafe::Failsafes;
+
 /// Options of the datapath and of the account.
 #[derive(Debug, Clone, clap::Args)]
 #[group(id = "node_options")]
@@ -30,6 +34,14 @@ pub struct Args {
     /// Try policies: what they would deny is forwarded, with the verdict AUDIT.
     #[arg(long)]
     pub policy_audit: bool,
+    /// What becomes of connections that a new policy would not let through: refused from the next packet
+    /// on, or kept until they end.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = Established::Refuse)]
+    pub policy_established: Established,
+    /// Ports of this host that no policy can close, comma-separated: `in:22/tcp`, `out:53/udp`; `none`. By
+    /// default ssh, DHCP, DNS, the Kubernetes API, kubelet and etcd.
+    #[arg(long, value_name = "PORTS")]
+    pub failsafe_ports: Option<Failsafes>,
     /// Interfaces to observe: names or patterns with `*`, comma-separated; all by default.
     #[arg(long, value_name = "A,B*", value_delimiter = ',')]
     pub interfaces: Vec<String>,
@@ -83,6 +95,15 @@ pub enum Enforcement {
     Always,
     /// Never.
     Never,
+}
+
+/// What becomes of connections that a new policy would not let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Established {
+    /// Their next packet is refused.
+    Refuse,
+    /// They go on until they end.
+    Keep,
 }
 
 /// How events travel.
@@ -150,6 +171,10 @@ impl Args {
             Enforcement::Never => agent::Enforcement::Never,
         };
         config.policy.audit = self.policy_audit;
+        config.policy.keep_established = self.policy_established == Established::Keep;
+        if let Some(ports) = &self.failsafe_ports {
+            config.policy.failsafe.clone_from(&ports.0);
+        }
         Ok(config)
     }
 

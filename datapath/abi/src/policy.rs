@@ -194,6 +194,9 @@ pub const AUDIT_ALL: u32 = 1;
 /// Refused packets of an endpoint are answered with ICMP or a TCP reset.
 pub const DENY_RESPONSE: u32 = 2;
 
+/// A connection that an earlier revision let through goes on, whatever the present one says of it.
+pub const KEEP_ESTABLISHED: u32 = 8;
+
 /// Verdict in a connection's entry: never judged (the interface is not enforced).
 pub const UNJUDGED: u8 = 0;
 /// Allowed.

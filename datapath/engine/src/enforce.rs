@@ -1,8 +1,9 @@
 //! Every packet allowed or refused, by its connection's verdict; accounting as in [`account`](crate::account).
 //!
 //! A connection is judged as a whole, in its client's direction: when its first packet comes, and
-//! again at the first packet after the policy revision has moved. In between its packets cost one
-//! lookup. Both directions obey the verdict. A refused packet counts as refused and nowhere else.
+//! again at the first packet after the policy revision has moved: what the new policy denies is refused from
+//! then on, or with [`KEEP_ESTABLISHED`] only where it begins anew. In between its packets cost one lookup.
+//! Both directions obey the verdict. A refused packet counts as refused and nowhere else.
 //!
 //! ICMP: an echo reply belongs to the connection of its request. All other messages are one-way, so
 //! those that come against the direction of an entry are judged by themselves. Errors about a connection
@@ -15,8 +16,8 @@ use core::hint::black_box;
 use datapath_abi::conn::ConnKey;
 use datapath_abi::iface;
 use datapath_abi::policy::{
-    AUDIT, AUDIT_ALL, DENY, DeniedCounter, DeniedKey, EGRESS, HOST_IDENTITY, INGRESS, NO_ORIGIN,
-    OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject,
+    ALLOW, AUDIT, AUDIT_ALL, DENY, DeniedCounter, DeniedKey, EGRESS, HOST_IDENTITY, INGRESS,
+    KEEP_ESTABLISHED, NO_ORIGIN, OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject,
 };
 
 use crate::account::{self, Counted, Done, TRIES};
@@ -240,6 +241,13 @@ fn answer<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         port: asked.port as u16,
     };
     let decision = policy::evaluate(host, &question);
+    let keep = host.flags() & KEEP_ESTABLISHED != 0 && case.ruling.was_let_through();
+    if keep && decision.verdict == DENY {
+        // By the rule that let it through; see `Case::stands`.
+        case.ruling.verdict = u32::from(ALLOW);
+        case.ruling.peer = decision.peer;
+        return Done::here();
+    }
     case.ruling.verdict = u32::from(decision.verdict);
     case.ruling.origin = decision.origin;
     case.ruling.peer = decision.peer;

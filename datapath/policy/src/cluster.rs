@@ -132,6 +132,8 @@ pub struct Options {
     pub audit: bool,
     /// Refused packets are answered.
     pub deny_response: bool,
+    /// Connections that an earlier revision let through go on, whatever the present one says of them.
+    pub keep_established: bool,
     /// Ports of the host that no host policy can close.
     pub failsafe: Vec<Failsafe>,
     /// Remote nodes have identities by their labels instead of one for all.
@@ -190,6 +192,7 @@ impl Default for Options {
             allow_localhost: true,
             audit: false,
             deny_response: false,
+            keep_established: false,
             // Remote shell, DHCP, names, the API server, etcd and kubelet: what it takes to repair.
             failsafe: vec![
                 tcp(22, false),

@@ -4,6 +4,12 @@
 /// (`include/net/dropreason-core.h`, Linux 6.12; with or without its prefix), `location` the function
 /// that dropped. None where nothing can be said that the two names do not say.
 pub fn drop_help(reason: &str, location: &str) -> Option<&'static str> {
+    if location == "ping_rcv" {
+        // Not what its reason, NO_SOCKET, means elsewhere.
+        return Some(
+            "An echo reply that no ping socket waits for, as `ping` as root does. Harmless.",
+        );
+    }
     by_reason(bare(reason)).or_else(|| by_location(location))
 }
 

@@ -45,7 +45,8 @@ impl Pair {
         self.destination = End::Address(destination);
     }
 
-    /// The latest flow between them, and drops either way.
+    /// The latest flow between them, and drops either way. What one end let through and the other refused at
+    /// about the same time was refused.
     pub(super) async fn look(
         &self,
         client: &Client,
@@ -63,7 +64,8 @@ impl Pair {
             format!("{} AND {}", self.destination.is("source"), self.source.is("destination"));
         let latest = format!(
             "SELECT flow_id FROM flows WHERE end_time > now() - INTERVAL '{seconds} seconds' AND {there} \
-             ORDER BY end_time DESC LIMIT 1"
+             ORDER BY CASE verdict WHEN 'DROPPED' THEN end_time + INTERVAL '30 seconds' ELSE end_time END \
+             DESC LIMIT 1"
         );
         let latest = rows(client, &latest).await?;
         let recorded = match latest.first().and_then(|row| row["flow_id"].as_str()) {

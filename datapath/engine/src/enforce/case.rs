@@ -63,7 +63,8 @@ pub(super) struct Ruling {
     pub(super) keep: u32,
     /// Whether the policy was replaced meanwhile.
     pub(super) moved: u32,
-    pub(super) pad: u32,
+    /// The verdict of an earlier revision, and 1; 0 where the connection begins.
+    pub(super) before: u32,
 }
 
 /// Whether the packet begins another connection in the entry of a finished one.
@@ -154,6 +155,8 @@ impl Case {
             }
         }
         if judged.revision() != ruling.revision {
+            ruling.before = u32::from(judged.verdict()) + 1;
+            ruling.origin = cells.origin.get();
             return false;
         }
         ruling.verdict = u32::from(judged.verdict());
@@ -182,6 +185,12 @@ impl Case {
 // === impl Ruling ===
 
 impl Ruling {
+    /// Whether an earlier revision let the connection through.
+    #[inline(always)]
+    pub(super) fn was_let_through(&self) -> bool {
+        self.before != 0 && self.before != DENY as u32 + 1
+    }
+
     /// Nothing said: it may pass.
     pub(super) const NONE: Self = Self {
         verdict: UNJUDGED as u32,
@@ -191,6 +200,6 @@ impl Ruling {
         client: 0,
         keep: 0,
         moved: 0,
-        pad: 0,
+        before: 0,
     };
 }

@@ -6,8 +6,8 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::fragment::{FragmentKey, FragmentPorts};
 use datapath_abi::iface::{EGRESS, INGRESS};
 use datapath_abi::policy::{
-    ALLOW, ANYBODY, Class, DENY, DENY_BIT, DeniedCounter, DeniedKey, Interval, Peer, Policy,
-    PolicySide, Rule, SECTIONS, SELECTORS, Section, Subject, TCP, UDP,
+    ALLOW, ANYBODY, Class, DENY, DENY_BIT, DeniedCounter, DeniedKey, Interval, KEEP_ESTABLISHED,
+    Peer, Policy, PolicySide, Rule, SECTIONS, SELECTORS, Section, Subject, TCP, UDP,
 };
 use datapath_engine::atomics::Atomics;
 use datapath_engine::cells::ConnCells;
@@ -24,6 +24,7 @@ struct Guard {
     revision: StdCell<u32>,
     class: Class,
     denied: RefCell<Vec<DeniedKey>>,
+    flags: StdCell<u32>,
 }
 
 const ALLOWED: Section = Section { start: 0, count: 1 };
@@ -50,6 +51,7 @@ impl Guard {
             revision: StdCell::new(1),
             class: Class { bits: [0; SELECTORS / 64] },
             denied: RefCell::default(),
+            flags: StdCell::new(0),
         };
         guard.sim.after_ms(1);
         guard
@@ -139,7 +141,7 @@ impl Tables for Guard {
     }
 
     fn flags(&self) -> u32 {
-        0
+        self.flags.get()
     }
 }
 
@@ -225,6 +227,30 @@ fn a_refused_connection_keeps_its_entry_while_it_tries() {
     assert_eq!((after.verdict, after.revision, after.origin, after.peer_identity), (DENY, 2, 2, 2));
     assert!(after.dirs[0].last > before.dirs[0].last);
     assert_eq!(after.dirs.map(|dir| dir.packets), before.dirs.map(|dir| dir.packets));
+}
+
+#[test]
+fn established_connections_are_kept_where_that_was_chosen() {
+    let guard = Guard::new(ALLOWED, ALLOWED);
+    guard.flags.set(KEEP_ESTABLISHED);
+    assert!(guard.out(&tcp(true, 2)) && guard.to(&tcp(false, 18)));
+    guard.change([side(REFUSED), side(REFUSED)]);
+    assert!(guard.out(&tcp(true, 16)) && guard.to(&tcp(false, 16)));
+    let kept = guard.sim.one().1;
+    assert_eq!((kept.verdict, kept.revision, kept.origin), (ALLOW, 2, 1), "by the rule of before");
+    guard.change([side(REFUSED), side(REFUSED)]);
+    assert!(guard.out(&tcp(true, 16)), "and again");
+    // Another connection of the same ends is another connection.
+    assert!(
+        guard.out(&tcp(true, 1 | 16)) && guard.to(&tcp(false, 1 | 16)) && guard.out(&tcp(true, 16))
+    );
+    assert!(!guard.out(&tcp(true, 2)));
+    // One that was refused is not let through by being kept.
+    let guard = Guard::new(REFUSED, REFUSED);
+    guard.flags.set(KEEP_ESTABLISHED);
+    assert!(!guard.out(&tcp(true, 2)));
+    guard.change([side(ALLOWED), side(REFUSED)]);
+    assert!(!guard.out(&tcp(true, 2)));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::iface::{EGRESS, INGRESS};
 use datapath_abi::policy::{
-    ANYBODY, AUDIT_ALL, DENY_BIT, HOST_IDENTITY, Peer, Policy, PolicySide, Rule, SECTIONS,
-    SUBJECT_AUDIT, SUBJECT_HOST, Section, Subject,
+    ANYBODY, AUDIT_ALL, DENY_BIT, HOST_IDENTITY, KEEP_ESTABLISHED, Peer, Policy, PolicySide, Rule,
+    SECTIONS, SUBJECT_AUDIT, SUBJECT_HOST, Section, Subject,
 };
 use datapath_engine::{Fate, Frame, Slice, enforce};
 use datapath_loader::bench::Bench;
@@ -132,7 +132,7 @@ impl Random {
         if !self.one_in(12) {
             tables.subjects.insert(LOOPBACK, Subject { policy, identity: 9, flags, pad: 0 });
         }
-        tables.flags = flag(self.one_in(8), AUDIT_ALL);
+        tables.flags = flag(self.one_in(8), AUDIT_ALL) | flag(self.one_in(4), KEEP_ESTABLISHED);
         tables
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use datapath_abi::policy::{
-    AUDIT_ALL, DENY_RESPONSE, Interval, NO_ORIGIN, Policy, PolicySide, Rule, SECTIONS,
-    SUBJECT_AUDIT, SUBJECT_HOST, Section, Settings, Subject,
+    AUDIT_ALL, DENY_RESPONSE, Interval, KEEP_ESTABLISHED, NO_ORIGIN, Policy, PolicySide, Rule,
+    SECTIONS, SUBJECT_AUDIT, SUBJECT_HOST, Section, Settings, Subject,
 };
 
 use crate::address::Cidr;
@@ -106,7 +106,9 @@ impl Compiler {
     fn flags(&self) -> u32 {
         let options = &self.cluster.options;
         let bit = |on: bool, bit| if on { bit } else { 0 };
-        bit(options.audit, AUDIT_ALL) | bit(options.deny_response, DENY_RESPONSE)
+        bit(options.audit, AUDIT_ALL)
+            | bit(options.keep_established, KEEP_ESTABLISHED)
+            | bit(options.deny_response, DENY_RESPONSE)
     }
 
     fn revise(&self, moved: bool) -> u32 {
