@@ -6,11 +6,13 @@
 mod kernel {
     pub(crate) mod lab;
     pub(crate) mod native;
+    pub(crate) mod raw;
     pub(crate) mod stage;
     pub(crate) mod tables;
     pub(crate) mod traffic;
 
     mod adopt;
+    mod answer;
     mod balance;
     mod drops;
     mod enforce;
