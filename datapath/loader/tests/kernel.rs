@@ -1,7 +1,7 @@
 //! The datapath in a real kernel, on real packets: namespaces, veth pairs, sockets.
 //!
 //! These tests need root, iproute2, ping, iperf3, tcpdump and a kernel with BTF; without, they fail.
-//! Each makes namespaces and a pin directory of its own (prefix `wl-`), and removes them.
+//! Each makes namespaces and a pin directory of its own (prefix `wl-`), which vanish with it, also when it is killed.
 
 mod kernel {
     pub(crate) mod lab;
