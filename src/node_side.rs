@@ -38,6 +38,10 @@ pub struct Args {
     /// on, or kept until they end.
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Established::Refuse)]
     pub policy_established: Established,
+    /// What the sender of a refused packet is told: nothing, ICMP "administratively prohibited", or for TCP a
+    /// reset.
+    #[arg(long, value_enum, value_name = "ANSWER", default_value_t = DenyResponse::None)]
+    pub deny_response: DenyResponse,
     /// Ports of this host that no policy can close, comma-separated: `in:22/tcp`, `out:53/udp`; `none`. By
     /// default ssh, DHCP, DNS, the Kubernetes API, kubelet and etcd.
     #[arg(long, value_name = "PORTS")]
@@ -95,6 +99,17 @@ pub enum Enforcement {
     Always,
     /// Never.
     Never,
+}
+
+/// What the sender of a refused packet is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DenyResponse {
+    /// Nothing.
+    None,
+    /// ICMP "administratively prohibited".
+    Icmp,
+    /// For TCP a reset, else ICMP.
+    Reset,
 }
 
 /// What becomes of connections that a new policy would not let through.
@@ -171,6 +186,11 @@ impl Args {
             Enforcement::Never => agent::Enforcement::Never,
         };
         config.policy.audit = self.policy_audit;
+        config.policy.deny_response = match self.deny_response {
+            DenyResponse::None => agent::DenyResponse::None,
+            DenyResponse::Icmp => agent::DenyResponse::Icmp,
+            DenyResponse::Reset => agent::DenyResponse::Reset,
+        };
         config.policy.keep_established = self.policy_established == Established::Keep;
         if let Some(ports) = &self.failsafe_ports {
             config.policy.failsafe.clone_from(&ports.0);

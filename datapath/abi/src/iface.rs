@@ -51,13 +51,16 @@ pub const RETIRING: usize = 6;
 /// just being removed). At the ingress hook they are among what the interface counts, at the egress
 /// hook they are not: they never reach it.
 pub const DENIED_FULL: usize = 7;
+/// Answers to packets that the policy refused at the ingress hook, as they leave by the egress hook. (Those to packets
+/// that it refused at the egress hook come in without the interface's counting them.)
+pub const ANSWER: usize = 8;
 /// Number of causes.
-pub const CAUSES: usize = 8;
+pub const CAUSES: usize = 9;
 
 layout! {
     /// Everything at this hook that no connection holds, by cause.
     pub struct IfaceCounters {
-        /// Indexed by [`ARP`] to [`DENIED_FULL`].
+        /// Indexed by [`ARP`] to [`ANSWER`].
         pub causes: [Count; CAUSES],
-    } = 128
+    } = 144
 }

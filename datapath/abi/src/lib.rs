@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod conn;
 pub mod drops;
 pub mod event;
@@ -20,7 +21,7 @@ pub mod reported;
 pub mod retire;
 
 /// Number of this layout. Pinned maps of another number are not adopted.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Derives what crosses the border between kernel and user space.
 macro_rules! layout {

@@ -184,15 +184,17 @@ layout! {
         /// Moves with every change that may alter a verdict; an entry of another revision is judged
         /// again. Never 0.
         pub revision: u32,
-        /// Bits: [`AUDIT_ALL`], [`DENY_RESPONSE`].
+        /// Bits: [`AUDIT_ALL`], [`DENY_RESPONSE`], [`DENY_RESET`].
         pub flags: u32,
     } = 8
 }
 
 /// As [`SUBJECT_AUDIT`], for every endpoint.
 pub const AUDIT_ALL: u32 = 1;
-/// Refused packets of an endpoint are answered with ICMP or a TCP reset.
+/// Refused packets are answered: by ICMP "administratively prohibited".
 pub const DENY_RESPONSE: u32 = 2;
+/// Together with [`DENY_RESPONSE`]: TCP segments are answered by a reset instead.
+pub const DENY_RESET: u32 = 4;
 
 /// A connection that an earlier revision let through goes on, whatever the present one says of it.
 pub const KEEP_ESTABLISHED: u32 = 8;

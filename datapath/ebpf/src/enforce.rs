@@ -11,12 +11,13 @@ use datapath_abi::iface::{EGRESS, INGRESS};
 use datapath_engine::parse::{ETHERNET, Unparsed};
 use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known};
 
+use crate::answer;
 use crate::observe::parse_from;
 use crate::skb::{Skb, Whole};
 
 /// The packet that is being judged.
 #[btf_map(name = "case")]
-static CASE: PerCpuArray<Case, 1> = PerCpuArray::new();
+pub(crate) static CASE: PerCpuArray<Case, 1> = PerCpuArray::new();
 
 /// Ingress of a device with Ethernet headers.
 #[classifier]
@@ -49,13 +50,16 @@ fn enforce(skb: Skb, hook: u32, link_header: u32) -> i32 {
         Err(Unparsed::Short) if skb.is_paged() => whole(skb, &mut seen),
         parsed => parsed,
     };
-    let fate = match parsed {
-        Ok(()) => enforce_seen(skb, &seen),
-        Err(why) => enforce_unparsed(&skb, &seen.frame, why),
-    };
-    match fate {
-        Fate::Pass => TC_ACT_UNSPEC,
-        Fate::Refuse => TC_ACT_SHOT,
+    match parsed {
+        Ok(()) if answer::is_ours(skb, &seen) => answer::arrived(skb, &seen),
+        Ok(()) => match enforce_seen(skb, &seen) {
+            Fate::Pass => TC_ACT_UNSPEC,
+            Fate::Refuse => answer::answer(skb),
+        },
+        Err(why) => match enforce_unparsed(&skb, &seen.frame, why) {
+            Fate::Pass => TC_ACT_UNSPEC,
+            Fate::Refuse => TC_ACT_SHOT,
+        },
     }
 }
 

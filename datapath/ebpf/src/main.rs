@@ -1,7 +1,7 @@
 //! eBPF programs: hooks and maps that bind the engine to the kernel.
 //!
-//! Nothing here changes a packet. Only the classifiers of `enforce` may end its way; those of `observe`
-//! answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
+//! Nothing here changes a packet that goes on. Only the classifiers of `enforce` may end a packet's way, and make its
+//! `answer` of it; those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
 //! mean is in the engine.
 //!
 //! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
@@ -10,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod answer;
 mod bench;
 mod cells;
 mod drops;

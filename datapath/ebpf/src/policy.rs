@@ -176,7 +176,7 @@ impl Enforcer for Skb {
 
 /// Revision and flags.
 #[inline(always)]
-fn settings() -> (u32, u32) {
+pub(crate) fn settings() -> (u32, u32) {
     match SETTINGS.get_ptr(0) {
         // SAFETY: two aligned fields of a live value.
         Some(settings) => unsafe {

@@ -7,12 +7,14 @@
 //! create its connection and count it there ([`account`]), and follow TCP ([`tcp`]). Whatever cannot
 //! be counted in a connection is counted as unattributed, by cause: each packet exactly once.
 //! [`enforce()`](enforce()) does the same and says besides whether the packet may pass: by the verdict in
-//! the connection's entry, or by [`policy`] where there is none of the present revision.
+//! the connection's entry, or by [`policy`] where there is none of the present revision. What is refused may
+//! get an [`answer`].
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod answer;
 #[cfg(target_has_atomic = "8")]
 pub mod atomics;
 pub mod cells;

@@ -5,6 +5,7 @@ mod engine {
     pub(crate) mod sim;
 
     mod account;
+    mod answer;
     mod enforce;
     mod fuzz;
     mod laws;

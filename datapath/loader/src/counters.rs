@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use datapath_abi::answer::AnswerCounters;
 use datapath_abi::drops::{DropCounter, DropKey};
 use datapath_abi::event::KINDS;
 use datapath_abi::iface::{CAUSES, Count, IfaceCounters, IfaceKey};
@@ -50,6 +51,18 @@ pub(crate) fn lost(map: BorrowedFd<'_>, cpus: u32) -> io::Result<[u64; KINDS]> {
         *sum = values.iter().sum();
     }
     Ok(sums)
+}
+
+/// Answers to refused packets.
+pub(crate) fn answers(map: BorrowedFd<'_>, cpus: u32) -> io::Result<AnswerCounters> {
+    let mut values = vec![AnswerCounters::new_zeroed(); cpus as usize];
+    map::lookup(map, &0u32, values.as_mut_slice())?;
+    Ok(values.iter().fold(AnswerCounters::new_zeroed(), |sum, value| AnswerCounters {
+        sent: sum.sent + value.sent,
+        limited: sum.limited + value.limited,
+        failed: sum.failed + value.failed,
+        next_ns: sum.next_ns.max(value.next_ns),
+    }))
 }
 
 /// Drops by namespace and reason.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
+use datapath_abi::answer::AnswerCounters;
 use datapath_abi::drops::{DropCounter, DropKey};
 use datapath_abi::event::KINDS;
 use datapath_abi::iface::IfaceCounters;
@@ -184,6 +185,12 @@ impl Datapath {
     /// Events for which there was no room, by kind.
     pub fn lost_events(&self) -> Result<[u64; KINDS], Error> {
         counters::lost(self.maps.lost.as_fd(), self.cpus).doing(|| "reading lost events")
+    }
+
+    /// How refused packets were answered, and how many were not. Those that get no answer whatever the
+    /// rate are not counted.
+    pub fn answers(&self) -> Result<AnswerCounters, Error> {
+        counters::answers(self.maps.answers.as_fd(), self.cpus).doing(|| "reading answers")
     }
 
     /// Packets that the kernel dropped, by network namespace and reason.

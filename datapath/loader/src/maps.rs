@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use aya_obj::generated::bpf_map_info;
+use datapath_abi::answer::{self, AnswerCounters};
 use datapath_abi::conn::{self, ConnKey, ConnValue};
 use datapath_abi::drops::{self, DropCounter, DropKey};
 use datapath_abi::fragment::{self, FragmentKey, FragmentPorts};
@@ -50,6 +51,7 @@ pub(crate) struct Maps {
     pub(crate) reported: Arc<OwnedFd>,
     pub(crate) rings: Arc<OwnedFd>,
     pub(crate) lost: OwnedFd,
+    pub(crate) answers: OwnedFd,
 }
 
 /// A map's shape; no entries asked for where the object fixes them.
@@ -78,6 +80,7 @@ pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
         shape::<u32, Settings>(policy::SETTINGS, None),
         shape::<DeniedKey, DeniedCounter>(policy::DENIED, Some(sizes.denied)),
         shape::<u32, Origin>(policy::ORIGINS, Some(sizes.origins)),
+        shape::<u32, AnswerCounters>(answer::MAP, None),
         shape::<u32, u32>(ABI_MAP, None),
         shape::<ConnKey, ConnValue>(conn::MAP, Some(connections)),
         shape::<IfaceKey, IfaceCounters>(iface::MAP, None),
@@ -157,6 +160,7 @@ impl Maps {
             reported: Arc::new(open(reported::MAP)?),
             rings: Arc::new(open(event::RINGS_MAP)?),
             lost: open(event::LOST_MAP)?,
+            answers: open(answer::MAP)?,
         })
     }
 

@@ -130,8 +130,8 @@ pub struct Options {
     pub allow_localhost: bool,
     /// Audit mode for all.
     pub audit: bool,
-    /// Refused packets are answered.
-    pub deny_response: bool,
+    /// What the sender of a refused packet is told.
+    pub deny_response: DenyResponse,
     /// Connections that an earlier revision let through go on, whatever the present one says of them.
     pub keep_established: bool,
     /// Ports of the host that no host policy can close.
@@ -155,6 +155,19 @@ pub enum Enforcement {
     Always,
     /// Never.
     Never,
+}
+
+/// The answer to a refused packet (Cilium's `policy-deny-response`, which has `none` and `icmp`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DenyResponse {
+    /// None.
+    #[default]
+    None,
+    /// ICMP "administratively prohibited".
+    Icmp,
+    /// A reset for TCP, else as [`DenyResponse::Icmp`].
+    Reset,
 }
 
 /// A port of the host that stays open.
@@ -191,7 +204,7 @@ impl Default for Options {
             enforcement: Enforcement::Default,
             allow_localhost: true,
             audit: false,
-            deny_response: false,
+            deny_response: DenyResponse::None,
             keep_established: false,
             // Remote shell, DHCP, names, the API server, etcd and kubelet: what it takes to repair.
             failsafe: vec![

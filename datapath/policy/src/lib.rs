@@ -23,8 +23,8 @@ mod tables;
 pub use address::{Cidr, address, octets};
 pub use change::Change;
 pub use cluster::{
-    Capacity, Cluster, Endpoint, EndpointKind, Enforcement, Failsafe, Labels, NamedPort, Node,
-    Options, Service,
+    Capacity, Cluster, DenyResponse, Endpoint, EndpointKind, Enforcement, Failsafe, Labels,
+    NamedPort, Node, Options, Service,
 };
 pub use compiler::{Commit, Compiler, OriginInfo, OriginKind, Sizes};
 pub use document::{AUDIT_ANNOTATION, ParseError, Policy, PolicyKey, PolicyKind, parse};

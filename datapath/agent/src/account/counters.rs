@@ -18,7 +18,8 @@ use crate::kernel::Attached;
 use crate::metrics::Metrics;
 use crate::view::View;
 
-/// Causes that are losses of the accounting (ARP and other protocols are no flows at all).
+/// Causes that are losses of the accounting (ARP and other protocols are no flows at all, answers to refused packets
+/// are the datapath's own).
 const LOSSES: [(usize, LossCause); 7] = [
     (MALFORMED, LossCause::Malformed),
     (TABLE_FULL, LossCause::Full),
@@ -36,8 +37,17 @@ const DENIED_UNSENT: usize = CAUSES;
 const COUNTS: usize = CAUSES + 1;
 
 /// Names of the causes, for metrics.
-const CAUSE_NAMES: [&str; CAUSES] =
-    ["arp", "other", "malformed", "table_full", "no_memory", "busy", "retiring", "denied_full"];
+const CAUSE_NAMES: [&str; CAUSES] = [
+    "arp",
+    "other",
+    "malformed",
+    "table_full",
+    "no_memory",
+    "busy",
+    "retiring",
+    "denied_full",
+    "answer",
+];
 
 /// Where rows of this kind are written.
 pub(super) struct Counters<'a> {

@@ -1,9 +1,12 @@
 //! A place to test in: two namespaces, a veth pair between them, a pin directory.
 
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use datapath_abi::iface::IfaceCounters;
 use datapath_loader::{Attached, Datapath, Mode, Options, Transport, default_pin_root};
@@ -12,6 +15,7 @@ use datapath_loader::{Attached, Datapath, Mode, Options, Transport, default_pin_
 pub(crate) struct Lab {
     pub(crate) name: String,
     pub(crate) options: Options,
+    keeper: Child,
 }
 
 /// What an interface has counted itself.
@@ -39,8 +43,8 @@ impl Lab {
             cgroup: Some(cgroup()),
             policy: None,
         };
-        let lab = Self { name, options };
-        lab.remove();
+        let keeper = keeper(&name, &options.pin_dir);
+        let lab = Self { name, options, keeper };
         let (here, there) = (lab.here(), lab.there());
         ip(&["netns", "add", &here]);
         ip(&["netns", "add", &there]);
@@ -113,13 +117,6 @@ impl Lab {
         };
         Link { rx: count("rx"), tx: count("tx") }
     }
-
-    fn remove(&self) {
-        let _ = datapath_loader::cleanup(&self.options.pin_dir);
-        for namespace in [self.here(), self.there()] {
-            let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
-        }
-    }
 }
 
 impl Drop for Lab {
@@ -130,7 +127,8 @@ impl Drop for Lab {
             datapath_loader::cleanup(&options.pin_dir)
         });
         drop(cleaned.join());
-        self.remove();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -143,6 +141,21 @@ impl std::ops::Sub for Link {
         let minus = |a: (u64, u64), b: (u64, u64)| (a.0 - b.0, a.1 - b.1);
         Self { rx: minus(self.rx, before.rx), tx: minus(self.tx, before.tx) }
     }
+}
+
+/// A process that removes the lab once nobody holds the other end of its input: also when this process is killed.
+fn keeper(name: &str, pins: &std::path::Path) -> Child {
+    const SCRIPT: &str =
+        r#"cat; ip netns del "$0-a"; ip netns del "$0-b"; [ ! -e "$1" ] || rm -r "$1""#;
+    Command::new("sh")
+        .args(["-c", SCRIPT, name])
+        .arg(pins)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("sh")
 }
 
 /// What the datapath has counted at an interface, connections and others together, at the
@@ -250,4 +263,43 @@ fn cgroup() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
     mount.and_then(|line| line.split(' ').nth(1)).expect("a cgroup2 mount").into()
+}
+
+/// Where [`what_is_killed_leaves_nothing`] waits to be killed.
+const HOLD: &str = "WEIR_LAB_HOLD";
+
+#[test]
+fn what_is_killed_leaves_nothing() {
+    if std::env::var_os(HOLD).is_some() {
+        let lab = Lab::new("killed");
+        let mut datapath = lab.open();
+        lab.attach(&mut datapath);
+        println!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+    let test = "kernel::lab::what_is_killed_leaves_nothing";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(HOLD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    let name = format!("wl-killed-{}", child.id());
+    let places = [
+        PathBuf::from(format!("/run/netns/{name}-a")),
+        PathBuf::from(format!("/run/netns/{name}-b")),
+        default_pin_root().unwrap().join(&name),
+    ];
+    assert!(places.iter().all(|place| place.exists()), "{places:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let start = Instant::now();
+    while places.iter().any(|place| place.exists()) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{places:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

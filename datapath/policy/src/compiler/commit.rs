@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use datapath_abi::policy::{
-    AUDIT_ALL, DENY_RESPONSE, Interval, KEEP_ESTABLISHED, NO_ORIGIN, Policy, PolicySide, Rule,
-    SECTIONS, SUBJECT_AUDIT, SUBJECT_HOST, Section, Settings, Subject,
+    AUDIT_ALL, DENY_RESET, DENY_RESPONSE, Interval, KEEP_ESTABLISHED, NO_ORIGIN, Policy,
+    PolicySide, Rule, SECTIONS, SUBJECT_AUDIT, SUBJECT_HOST, Section, Settings, Subject,
 };
 
 use crate::address::Cidr;
 use crate::change::Change;
+use crate::cluster::DenyResponse;
 use crate::compiler::classes::peer_change;
 use crate::compiler::groups::{Compile, Taken};
 use crate::compiler::peers::PeerKey;
@@ -106,9 +107,12 @@ impl Compiler {
     fn flags(&self) -> u32 {
         let options = &self.cluster.options;
         let bit = |on: bool, bit| if on { bit } else { 0 };
-        bit(options.audit, AUDIT_ALL)
-            | bit(options.keep_established, KEEP_ESTABLISHED)
-            | bit(options.deny_response, DENY_RESPONSE)
+        let response = match options.deny_response {
+            DenyResponse::None => 0,
+            DenyResponse::Icmp => DENY_RESPONSE,
+            DenyResponse::Reset => DENY_RESPONSE | DENY_RESET,
+        };
+        bit(options.audit, AUDIT_ALL) | bit(options.keep_established, KEEP_ESTABLISHED) | response
     }
 
     fn revise(&self, moved: bool) -> u32 {

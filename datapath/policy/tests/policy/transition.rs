@@ -1,7 +1,7 @@
 //! What a reader finds between two writes of a commit: the old verdict or the new one.
 
-use datapath_abi::policy::{EGRESS, INGRESS};
-use datapath_policy::{Change, MemoryTables};
+use datapath_abi::policy::{DENY_RESET, DENY_RESPONSE, EGRESS, INGRESS};
+use datapath_policy::{Change, DenyResponse, MemoryTables};
 
 use super::case::{Op, Run, subjects};
 use super::generate::{Dice, change, cluster, probes};
@@ -118,4 +118,20 @@ fn the_revision_moves_with_every_verdict() {
     }
     println!("{still} changes left the revision, {moved} moved it");
     assert!(still > 200 && moved > 200);
+}
+
+#[test]
+fn options_say_what_senders_are_told() {
+    let mut run = Run::of(&[Op::Commit]);
+    let mut options = run.compiler.cluster().options.clone();
+    for (response, flags) in [
+        (DenyResponse::Icmp, DENY_RESPONSE),
+        (DenyResponse::Reset, DENY_RESPONSE | DENY_RESET),
+        (DenyResponse::None, 0),
+    ] {
+        options.deny_response = response;
+        run.step(&Op::Options(options.clone()));
+        run.step(&Op::Commit);
+        assert_eq!(run.kernel.settings.flags, flags, "{response:?}");
+    }
 }
