@@ -16,6 +16,8 @@ mod commands;
 mod fixture;
 #[path = "policy/latency.rs"]
 mod latency;
+#[path = "policy/options.rs"]
+mod options;
 #[path = "policy/table.rs"]
 mod table;
 #[path = "policy/traffic.rs"]
@@ -29,9 +31,14 @@ use traffic::{Servers, probe_all};
 const IN_FORCE: Duration = Duration::from_secs(15);
 
 fn enforcing(fixture: &Fixture) -> Agent {
+    enforcing_with(fixture, &[])
+}
+
+fn enforcing_with(fixture: &Fixture, flags: &[&str]) -> Agent {
+    let flags = ["--mode", "enforce"].iter().chain(flags);
     let options = AgentOptions {
         manifests: Some(fixture.manifests().to_owned()),
-        flags: vec!["--mode".to_owned(), "enforce".to_owned()],
+        flags: flags.map(|flag| (*flag).to_owned()).collect(),
         ..AgentOptions::default()
     };
     let cluster = &fixture.cluster;

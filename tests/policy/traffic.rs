@@ -142,6 +142,14 @@ fn probe(
         .unwrap()
 }
 
+/// How a connection over TCP fails; `None` where it does not, or times out.
+pub(crate) fn refusal(fixture: &Fixture, (from, to, port): Cell) -> Option<std::io::ErrorKind> {
+    let (_, _, port) = PORTS[port];
+    let to = SocketAddrV4::new(ENDS[to].1, port);
+    let tried = fixture.netns(from).run(|| connect(ENDS[from].1, to).err()).unwrap();
+    tried.map(|error| error.kind()).filter(|kind| *kind != std::io::ErrorKind::TimedOut)
+}
+
 fn connect(from: Ipv4Addr, to: SocketAddrV4) -> std::io::Result<TcpStream> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
