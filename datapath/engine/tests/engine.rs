@@ -3,6 +3,7 @@
 mod engine {
     pub(crate) mod build;
     pub(crate) mod sim;
+    pub(crate) mod wild;
 
     mod account;
     mod answer;

@@ -17,6 +17,8 @@ mod kernel {
     mod drops;
     mod enforce;
     mod events;
+    mod flood;
+    mod fragment;
     mod object;
     mod oracle;
     mod process;

@@ -1,8 +1,9 @@
-//! A fuzz campaign with a seed: well-formed frames, mutated. Ten million in every run; ten times as many
-//! with `WEIR_LONG=1`. The coverage-guided one is in `fuzz/`.
+//! Fuzz campaigns with a seed: well-formed frames, mutated. Ten million in every run, a million of them enforced;
+//! ten times as many with `WEIR_LONG=1`. The coverage-guided one is in `fuzz/`.
 
 use crate::engine::build::{A4, A6, B4, B6, Build, Segment};
 use crate::engine::sim::Sim;
+use crate::engine::wild::Wild;
 
 /// xorshift64*: the same frames every time.
 struct Random(u64);
@@ -61,10 +62,14 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
     }
 }
 
+fn times(usual: u64) -> u64 {
+    let long = std::env::var_os("WEIR_LONG").is_some_and(|value| value != "0");
+    if long { usual * 10 } else { usual }
+}
+
 #[test]
 fn campaign() {
-    let long = std::env::var_os("WEIR_LONG").is_some_and(|value| value != "0");
-    let cases: u64 = if long { 100_000_000 } else { 10_000_000 };
+    let cases = times(10_000_000);
     let seeds = seeds();
     let mut random = Random(0x005e_ed0f_4e11);
     let mut frames = 0;
@@ -89,4 +94,39 @@ fn campaign() {
         assert!(sim.connections().len() == 512, "the campaign misses the table");
         assert!(sim.causes.borrow().iter().filter(|cause| cause.packets > 0).count() >= 4);
     }
+}
+
+/// Whatever the tables hold: it ends, nothing is counted twice or not at all.
+#[test]
+fn enforced() {
+    let cases = times(1_000_000);
+    let seeds = seeds();
+    let mut random = Random(0x0e4f_0ce5_eed5);
+    let (mut frames, mut refused, mut passed) = (0, 0, 0);
+    while frames < cases {
+        let mut wild = Wild::new(random.next());
+        wild.sim.capacity = 64;
+        for _ in 0..1000 {
+            let mut frame = seeds[random.below(seeds.len())].clone();
+            if random.below(2) == 0 {
+                mutate(&mut random, &mut frame);
+            }
+            let hook = random.below(2) as u32;
+            wild.enforce(
+                &frame,
+                hook,
+                [0, 0, 60_000][random.below(3)],
+                [0, 1, 45][random.below(3)],
+            );
+            if random.below(16) == 0 {
+                wild.sim.after_ms(random.below(50) as u64);
+            }
+        }
+        wild.balance();
+        frames += 1000;
+        refused += u64::from(wild.refused() > 100);
+        passed += u64::from(wild.refused() < 900);
+    }
+    let tables = cases / 1000;
+    assert!(refused > tables / 5 && passed > tables / 5, "{refused}, {passed} of {tables}");
 }

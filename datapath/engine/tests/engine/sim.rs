@@ -94,6 +94,11 @@ impl Sim {
     /// Every frame is counted once: in a connection or by a cause, to the byte. Holds where all
     /// frames were Ethernet, none shorter than its header.
     pub(crate) fn balance(&self) {
+        assert_eq!(self.counted(), self.seen.get());
+    }
+
+    /// Frames and bytes in connections and by causes.
+    pub(crate) fn counted(&self) -> (u64, u64) {
         let mut counted = (0, 0);
         for (_, value) in self.connections() {
             for hot in value.dirs {
@@ -105,7 +110,7 @@ impl Sim {
             counted.0 += cause.packets;
             counted.1 += cause.bytes;
         }
-        assert_eq!(counted, self.seen.get());
+        counted
     }
 }
 

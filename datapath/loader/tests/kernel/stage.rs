@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::policy::{ANYBODY, DeniedCounter, DeniedKey, Peer, Policy, PolicySide, Subject};
-use datapath_loader::{Attached, Datapath, Mode};
+use datapath_loader::{Attached, Datapath, Mode, PolicySizes};
 
 use crate::kernel::lab::{Lab, Link, settled, within};
 use crate::kernel::tables::{SIZES, Tables, allow, deny};
@@ -31,8 +31,13 @@ impl Stage {
     }
 
     pub(crate) fn by(name: &str, clsact: bool) -> Self {
+        Self::of(name, clsact, 1 << 16, SIZES)
+    }
+
+    pub(crate) fn of(name: &str, clsact: bool, connections: u32, sizes: PolicySizes) -> Self {
         let mut lab = Lab::new(name);
-        lab.options.policy = Some(SIZES);
+        lab.options.max_connections = connections;
+        lab.options.policy = Some(sizes);
         lab.options.drops = false;
         let mut datapath = lab.open_with(clsact);
         let attached = lab.attach_as(&mut datapath, Mode::Enforce);
