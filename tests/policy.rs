@@ -4,27 +4,31 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::weir::{Agent, AgentOptions, Binaries, Relay};
 use harness::{long, serial, wait_until};
 
 #[path = "policy/commands.rs"]
 mod commands;
+#[path = "policy/conformance.rs"]
+mod conformance;
+#[path = "policy/cyclonus.rs"]
+mod cyclonus;
 #[path = "policy/fixture.rs"]
 mod fixture;
 #[path = "policy/latency.rs"]
 mod latency;
 #[path = "policy/options.rs"]
 mod options;
+#[path = "policy/probe.rs"]
+mod probe;
 #[path = "policy/table.rs"]
 mod table;
 #[path = "policy/traffic.rs"]
 mod traffic;
 
 use fixture::{ENDS, Fixture, PORTS};
-use table::{Case, Word};
 use traffic::{Servers, probe_all};
 
 /// How long a change of policy may take to show: the table must come true within it.
@@ -44,76 +48,6 @@ fn enforcing_with(fixture: &Fixture, flags: &[&str]) -> Agent {
     let cluster = &fixture.cluster;
     let binaries = Binaries::beside_this().unwrap();
     Agent::start(cluster.run(), &binaries, &cluster.nodes()[0], &options).unwrap()
-}
-
-#[test]
-fn truth_tables() {
-    let _turn = serial();
-    let mut fixture = Fixture::build("ptable").unwrap();
-    let _servers = Servers::start(&fixture);
-    let _agent = enforcing(&fixture);
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("datapath/policy/tests/conformance");
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
-        .collect();
-    files.sort();
-    assert!(files.len() >= 50, "the truth tables are there");
-    let (mut cells, mut tables) = (0, 0);
-    let mut wrong = Vec::new();
-    for path in &files {
-        let case = Case::read(path);
-        fixture.reset();
-        for (number, step) in case.steps.iter().enumerate() {
-            fixture.apply(step);
-            let missed = converge(&fixture, step);
-            cells += ENDS.len() * 9 * PORTS.len();
-            tables += 1;
-            if !missed.is_empty() {
-                let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-                wrong.push(format!("{name}, step {number} ({}): {missed:?}", case.name));
-            }
-        }
-    }
-    println!("{tables} tables of {} files, {cells} cells, each by a real connection", files.len());
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// Cells that are not as expected, once there was time for them to become so.
-fn converge(fixture: &Fixture, step: &table::Step) -> Vec<String> {
-    let end = Instant::now() + IN_FORCE;
-    let mut rest: Option<Vec<(usize, usize, usize)>> = None;
-    loop {
-        let answers = probe_all(fixture, rest.as_deref());
-        let wrong: Vec<_> = answers
-            .iter()
-            .filter(|(cell, open)| **open != (expected(step, **cell) == Word::Allow))
-            .map(|(cell, _)| *cell)
-            .collect();
-        if wrong.is_empty() {
-            // What was asked again is right; so is all of it, still.
-            if rest.is_none() {
-                return Vec::new();
-            }
-            rest = None;
-            if Instant::now() < end {
-                continue;
-            }
-            return Vec::new();
-        }
-        if Instant::now() >= end {
-            let name = |(from, to, port): &(usize, usize, usize)| {
-                format!("{} → {} {}", ENDS[*from].0, ENDS[*to].0, PORTS[*port].0)
-            };
-            return wrong.iter().map(name).collect();
-        }
-        rest = Some(wrong);
-    }
-}
-
-fn expected(step: &table::Step, (from, to, port): (usize, usize, usize)) -> Word {
-    step.expected(ENDS[from].0, ENDS[to].0, PORTS[port].0)
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use harness::{Cluster, Netns, PodSpec, Result};
 
+use crate::cyclonus;
 use crate::table::Step;
 
 /// Ends by name, and their addresses.
-pub(crate) const ENDS: [(&str, Ipv4Addr); 12] = [
+pub(crate) const ENDS: [(&str, Ipv4Addr); 16] = [
     ("x/a", Ipv4Addr::new(10, 0, 1, 1)),
     ("x/b", Ipv4Addr::new(10, 0, 1, 2)),
     ("x/c", Ipv4Addr::new(10, 0, 1, 3)),
@@ -24,14 +25,37 @@ pub(crate) const ENDS: [(&str, Ipv4Addr); 12] = [
     ("node", Ipv4Addr::new(192, 168, 0, 1)),
     ("remote", Ipv4Addr::new(192, 168, 0, 2)),
     ("world", Ipv4Addr::new(1, 2, 3, 4)),
+    ("x/d", Ipv4Addr::new(10, 0, 1, 4)),
+    ("w/a", Ipv4Addr::new(10, 0, 4, 1)),
+    ("y-2/a", Ipv4Addr::new(10, 0, 5, 1)),
+    ("y-2/b", Ipv4Addr::new(10, 0, 5, 2)),
 ];
+
+/// Ends of the truth tables; those that follow are pods that come and go.
+pub(crate) const IN_TABLES: usize = 12;
 
 /// Pods come first among the ends.
 pub(crate) const PODS: usize = 9;
 
-/// Ports by their names in the tables: protocol and number.
-pub(crate) const PORTS: [(&str, u8, u16); 4] =
-    [("80/TCP", 6, 80), ("81/TCP", 6, 81), ("80/UDP", 17, 80), ("81/UDP", 17, 81)];
+/// A column of the tables: its name there, IP protocol, and port or ICMP type.
+pub(crate) type Port = (&'static str, u8, u16);
+
+/// The columns.
+pub(crate) const PORTS: [Port; 7] = [
+    ("80/TCP", 6, 80),
+    ("81/TCP", 6, 81),
+    ("80/UDP", 17, 80),
+    ("81/UDP", 17, 81),
+    ("80/SCTP", 132, 80),
+    ("81/SCTP", 132, 81),
+    ("8/ICMP", 1, 8),
+];
+
+/// Every pod, those that come and go included.
+pub(crate) fn pods() -> impl Iterator<Item = (usize, &'static str, Ipv4Addr)> {
+    let ends = ENDS.iter().enumerate().filter(|(_, (name, _))| name.contains('/'));
+    ends.map(|(number, (name, address))| (number, *name, *address))
+}
 
 /// Number of an end.
 pub(crate) fn end(name: &str) -> usize {
@@ -45,6 +69,8 @@ pub(crate) struct Fixture {
     manifests: PathBuf,
     pod_labels: BTreeMap<String, BTreeMap<String, String>>,
     namespace_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods that are there besides those of the tables.
+    spares: Vec<&'static str>,
 }
 
 // === impl Fixture ===
@@ -52,7 +78,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn build(name: &str) -> Result<Self> {
         let mut cluster = Cluster::for_test(name, &["a"])?;
-        for (pod, address) in &ENDS[..PODS] {
+        for (_, pod, address) in pods() {
             let (namespace, pod) = pod.split_once('/').unwrap();
             let spec = PodSpec {
                 namespace: namespace.to_owned(),
@@ -82,6 +108,7 @@ impl Fixture {
             manifests,
             pod_labels: BTreeMap::new(),
             namespace_labels: BTreeMap::new(),
+            spares: Vec::new(),
         };
         fixture.reset();
         Ok(fixture)
@@ -106,11 +133,16 @@ impl Fixture {
 
     /// No policy, and the labels of the beginning.
     pub(crate) fn reset(&mut self) {
+        self.pod_labels.clear();
+        self.namespace_labels.clear();
+        self.spares.clear();
         let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
-        for (pod, _) in &ENDS[..PODS] {
+        for (number, pod, _) in pods() {
             let (namespace, name) = pod.split_once('/').unwrap();
-            self.pod_labels.insert((*pod).to_owned(), label("pod", name));
-            self.namespace_labels.insert(namespace.to_owned(), label("ns", namespace));
+            self.pod_labels.insert(pod.to_owned(), label("pod", name));
+            if number < PODS {
+                self.namespace_labels.insert(namespace.to_owned(), label("ns", namespace));
+            }
         }
         self.put_policies("");
         self.put_cluster();
@@ -124,6 +156,24 @@ impl Fixture {
             self.put_policies(&documents.join("\n---\n"));
         }
         self.put_cluster();
+    }
+
+    /// A step of a generated case.
+    pub(crate) fn become_as(&mut self, step: &cyclonus::Step) {
+        self.reset();
+        let labels = |labels: &serde_json::Value| serde_json::from_value(labels.clone()).unwrap();
+        self.pod_labels.extend(step.pods.iter().map(|(pod, to)| ((*pod).to_owned(), labels(to))));
+        let namespaces = step.namespaces.iter();
+        self.namespace_labels.extend(namespaces.map(|(name, to)| ((*name).to_owned(), labels(to))));
+        self.spares.clone_from(&step.spares);
+        let documents: Vec<String> = step.policies.iter().map(ToString::to_string).collect();
+        self.put_policies(&documents.join("\n---\n"));
+        self.put_cluster();
+    }
+
+    /// Numbers of the ends that are there.
+    pub(crate) fn ends(&self) -> Vec<usize> {
+        (0..IN_TABLES).chain(self.spares.iter().map(|name| end(name))).collect()
     }
 
     pub(crate) fn put_policies(&mut self, text: &str) {
@@ -140,9 +190,12 @@ impl Fixture {
                 "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
             );
         }
-        for (pod, address) in &ENDS[..PODS] {
+        for (number, pod, address) in pods() {
+            if number >= PODS && !self.spares.contains(&pod) {
+                continue;
+            }
             let (namespace, name) = pod.split_once('/').unwrap();
-            let labels = json(&self.pod_labels[*pod]);
+            let labels = json(&self.pod_labels[pod]);
             let _ = write!(
                 text,
                 "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\n\

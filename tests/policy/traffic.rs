@@ -1,7 +1,7 @@
 //! Real connections between the fixture's ends.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use harness::Netns;
 
-use crate::fixture::{ENDS, Fixture, PODS, PORTS};
+use crate::fixture::{self, ENDS, Fixture, IN_TABLES, PODS, PORTS, Port};
+use crate::probe::{self, Attempt};
 
 /// How long an answer is waited for; what is denied takes all of it.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -30,12 +31,19 @@ impl Servers {
     pub(crate) fn start(fixture: &Fixture) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for (to, (_, address)) in ENDS[..PODS].iter().enumerate() {
-            for (_, protocol, port) in PORTS {
-                let at = SocketAddr::from((*address, port));
+        for (to, _, address) in fixture::pods() {
+            let netns = fixture.netns(to);
+            let stopped = Arc::clone(&stop);
+            let socket = netns.run(|| probe::raw(probe::SCTP)).unwrap().unwrap();
+            rustix::net::bind(&socket, &SocketAddrV4::new(address, 0)).unwrap();
+            threads.push(std::thread::spawn(move || {
+                probe::reflect_sctp(&socket, address, &stopped);
+            }));
+            let served = PORTS.iter().filter(|port| matches!(port.1, probe::TCP | probe::UDP));
+            for (_, protocol, port) in served.copied() {
+                let at = SocketAddr::from((address, port));
                 let stop = Arc::clone(&stop);
-                let netns = fixture.netns(to);
-                if protocol == 6 {
+                if protocol == probe::TCP {
                     let listener = netns.run(|| TcpListener::bind(at)).unwrap().unwrap();
                     threads.push(std::thread::spawn(move || accept(&listener, &stop)));
                 } else {
@@ -107,7 +115,7 @@ pub(crate) fn probe_all(fixture: &Fixture, cells: Option<&[Cell]>) -> HashMap<Ce
             }
         }
         None => {
-            for from in 0..ENDS.len() {
+            for from in 0..IN_TABLES {
                 for to in (0..PODS).filter(|to| *to != from) {
                     pairs.insert((from, to), (0..PORTS.len()).collect());
                 }
@@ -120,8 +128,19 @@ pub(crate) fn probe_all(fixture: &Fixture, cells: Option<&[Cell]>) -> HashMap<Ce
             .map(|((from, to), ports)| {
                 let netns = fixture.netns(from);
                 let work = move || {
-                    let open = |port| probe(netns, ENDS[from].1, ENDS[to].1, PORTS[port]);
-                    ports.into_iter().map(|port| ((from, to, port), open(port))).collect::<Vec<_>>()
+                    // All at once: what is denied takes all of the patience.
+                    let end = Instant::now() + PATIENCE;
+                    let start = |port: &usize| {
+                        let (_, protocol, number) = PORTS[*port];
+                        let to = SocketAddrV4::new(ENDS[to].1, number);
+                        Attempt::start(ENDS[from].1, to, protocol)
+                    };
+                    let started: Vec<_> = netns.run(|| ports.iter().map(start).collect()).unwrap();
+                    let cells = ports.iter().map(|port| (from, to, *port));
+                    let open = |attempt: io::Result<Attempt>| {
+                        attempt.is_ok_and(|attempt| attempt.answered(end))
+                    };
+                    cells.zip(started.into_iter().map(open)).collect::<Vec<_>>()
                 };
                 std::thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, work).unwrap()
             })
@@ -130,16 +149,11 @@ pub(crate) fn probe_all(fixture: &Fixture, cells: Option<&[Cell]>) -> HashMap<Ce
     })
 }
 
-fn probe(
-    netns: &Netns,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    (_, protocol, port): (&str, u8, u16),
-) -> bool {
-    let to = SocketAddrV4::new(to, port);
-    netns
-        .run(|| if protocol == 6 { connect(from, to).is_ok() } else { ask(from, to).is_ok() })
-        .unwrap()
+/// Whether a connection is answered in time.
+fn probe(netns: &Netns, from: Ipv4Addr, to: Ipv4Addr, (_, protocol, port): Port) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let started = netns.run(|| Attempt::start(from, SocketAddrV4::new(to, port), protocol));
+    started.unwrap().is_ok_and(|attempt| attempt.answered(end))
 }
 
 /// How a connection over TCP fails; `None` where it does not, or times out.
@@ -170,14 +184,6 @@ fn connect(from: Ipv4Addr, to: SocketAddrV4) -> std::io::Result<TcpStream> {
     let stream = TcpStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
-}
-
-fn ask(from: Ipv4Addr, to: SocketAddrV4) -> std::io::Result<()> {
-    let socket = UdpSocket::bind((from, 0))?;
-    socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"weir")?;
-    socket.recv(&mut [0; 8]).map(drop)
 }
 
 /// Connections that send a few bytes again and again, and wait for the echo.

@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let question = question::parse(&snapshot, &args.source, &args.destination);
     let question = question.map_err(|why| anyhow!(why))?;
     let mut compiler = Compiler::new(Options::default());
-    cluster::feed_all(&mut compiler, &snapshot);
+    cluster::feed_all(&mut compiler, &snapshot, "");
     compiler.commit();
     let answer = compiler.explain(&question);
     match args.output {

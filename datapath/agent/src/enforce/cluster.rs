@@ -57,12 +57,13 @@ pub(super) fn feed(
     }
 }
 
-/// Feeds a compiler that is asked without a node: every pod counts as one of this node, and has an interface.
-pub fn feed_all(compiler: &mut Compiler, snapshot: &Snapshot) {
+/// Feeds a compiler that is asked without a datapath: every pod counts as one of the node `node`, and has an
+/// interface.
+pub fn feed_all(compiler: &mut Compiler, snapshot: &Snapshot, node: &str) {
     let pods = snapshot.pods.iter().zip(1..);
     let interfaces = pods.map(|(pod, index)| (format!("{}/{}", pod.namespace, pod.name), index));
     let place = Place { local: Vec::new(), interfaces: interfaces.collect(), uplinks: Vec::new() };
-    feed(compiler, snapshot, None, "", &place);
+    feed(compiler, snapshot, None, node, &place);
 }
 
 /// Whether everything is where it was, as far as the control source has a say in it.
