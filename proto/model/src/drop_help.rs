@@ -164,6 +164,7 @@ fn by_location(location: &str) -> Option<&'static str> {
     let starts = |prefix: &str| location.starts_with(prefix);
     Some(match location {
         "nf_hook_slow" | "nft_do_chain" => by_reason("NETFILTER_DROP")?,
+        "ip_error" | "ip6_pkt_drop" => by_reason("IP_INNOROUTES")?,
         "tcp_conn_request" => {
             "A connection request was refused: the listener's queues are full (`ss -lnt`, net.core.somaxconn)."
         }
