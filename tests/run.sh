@@ -90,6 +90,28 @@ browser() {
     count browser $((SECONDS - start)) "$p" "$f" 0
 }
 
+# The object in other kernels. Where it cannot run it says so, here and at the end.
+kernels() {
+    local start=$SECONDS log=$logs/kernels.log status=0
+    echo "== kernels: the eBPF object in Linux 6.1 and 6.12"
+    datapath/loader/tests/kernels/run.sh >"$log" 2>&1 || status=$?
+    case $status in
+        0)
+            p=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$log" | awk '{ p += $1 } END { print p }')
+            count kernels $((SECONDS - start)) "$p" 0 0
+            ;;
+        77)
+            untested=$(grep '^KERNELS NOT TESTED' "$log")
+            echo "$untested"
+            count kernels $((SECONDS - start)) 0 0 1
+            ;;
+        *)
+            tail -60 "$log"
+            count kernels $((SECONDS - start)) 0 1 0
+            ;;
+    esac
+}
+
 check format cargo fmt --all --check
 check format-ebpf cargo fmt --manifest-path datapath/ebpf/Cargo.toml --check
 check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -100,7 +122,10 @@ check object env WEIR_BPF_REBUILD=1 \
 check types npm --prefix ui/web run --silent check
 page
 browser
+untested=
+[ "${WEIR_LONG:-0}" = 0 ] || kernels
 
+[ -z "$untested" ] || echo "$untested"
 if [ ${#broken[@]} -gt 0 ]; then
     echo "failed: ${broken[*]} (logs in $logs)"
 fi
