@@ -117,6 +117,8 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn interface(&self, ifindex: u32) -> Result<[IfaceCounters; 2]>;
     /// Events that did not fit into the rings, by kind.
     fn lost_events(&self) -> Result<[u64; KINDS]>;
+    /// Refused packets that were answered, and not, for the rate's sake or because that failed.
+    fn answers(&self) -> Result<[u64; 3]>;
     /// Drops, by namespace and reason.
     fn drops(&self) -> Result<Vec<(DropKey, DropCounter)>>;
     /// The policy tables, and the connections that were judged by them; none where nothing is enforced.

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     rows: IntCounterVec,
     lost: IntCounterVec,
     unattributed: IntCounterVec,
+    answers: IntCounterVec,
     pub(crate) batches: IntCounter,
     pub(crate) commit_errors: IntCounter,
     pub(crate) connections: IntGauge,
@@ -103,6 +104,11 @@ impl Metrics {
                 "weir_agent_unattributed_bytes_total",
                 "Bytes at an interface that no connection holds.",
                 &["interface", "cause"],
+            )?,
+            answers: counters(
+                "weir_agent_deny_responses_total",
+                "Refused packets that were answered, or not (--deny-response).",
+                &["outcome"],
             )?,
             batches: single("weir_agent_batches_committed_total", "Batches committed.")?,
             commit_errors: single("weir_agent_commit_errors_total", "Commits that failed.")?,
@@ -205,6 +211,14 @@ impl Metrics {
     pub(crate) fn unattributed(&self, interface: &str, cause: &str, bytes: u64) {
         if bytes != 0 {
             self.unattributed.with_label_values(&[interface, cause]).inc_by(bytes);
+        }
+    }
+
+    /// What the kernel has counted of answers to refused packets: sent, limited, failed.
+    pub(crate) fn answers(&self, counted: [u64; 3]) {
+        for (outcome, total) in ["sent", "limited", "failed"].into_iter().zip(counted) {
+            let counter = self.answers.with_label_values(&[outcome]);
+            counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
 

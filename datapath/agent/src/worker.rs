@@ -184,6 +184,9 @@ impl Worker {
         }
         self.metrics.spool_bytes.set(self.spool.state().bytes.cast_signed());
         self.metrics.interfaces.set(self.kernel.attached().len() as i64);
+        if let Ok(answers) = self.kernel.answers() {
+            self.metrics.answers(answers);
+        }
         let interfaces = self.interfaces();
         self.status.update(|report| {
             report.connections = connections;

@@ -379,6 +379,10 @@ impl Kernel for Fake {
         jiffies.cast_signed()
     }
 
+    fn answers(&self) -> Result<[u64; 3]> {
+        Ok([0; 3])
+    }
+
     fn maps(&self) -> Vec<MapUse> {
         Vec::new()
     }

@@ -194,6 +194,11 @@ impl Kernel for Loaded {
         self.clock.get().epoch_from_jiffies(jiffies)
     }
 
+    fn answers(&self) -> Result<[u64; 3]> {
+        let counted = self.datapath.answers().map_err(|e| failed("reading answers", e))?;
+        Ok([counted.sent, counted.limited, counted.failed])
+    }
+
     fn maps(&self) -> Vec<MapUse> {
         let maps = self.datapath.maps().into_iter();
         maps.map(|map| MapUse {
