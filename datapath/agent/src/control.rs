@@ -155,6 +155,9 @@ pub struct Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { file, document, line, message } = self;
-        write!(f, "{file}:{line}: document {document}: {message}")
+        match document {
+            0 => write!(f, "{file}: {message}"),
+            _ => write!(f, "{file}:{line}: document {document}: {message}"),
+        }
     }
 }

@@ -150,6 +150,7 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
                 case.ruling.keep = 0;
             } else if question(host, case) {
                 black_box(answer(host, case));
+                black_box(keep_established(host, case));
                 if case.ruling.moved != 0 && turn + 1 < TRIES {
                     continue;
                 }
@@ -241,13 +242,6 @@ fn answer<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         port: asked.port as u16,
     };
     let decision = policy::evaluate(host, &question);
-    let keep = host.flags() & KEEP_ESTABLISHED != 0 && case.ruling.was_let_through();
-    if keep && decision.verdict == DENY {
-        // By the rule that let it through; see `Case::stands`.
-        case.ruling.verdict = u32::from(ALLOW);
-        case.ruling.peer = decision.peer;
-        return Done::here();
-    }
     case.ruling.verdict = u32::from(decision.verdict);
     case.ruling.origin = decision.origin;
     case.ruling.peer = decision.peer;
@@ -258,6 +252,19 @@ fn answer<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         case.ruling.keep = 0;
         case.ruling.moved = 1;
     }
+    Done::here()
+}
+
+/// Lets a connection go on by the rule that let it through, where that was chosen. Out of line, and without a
+/// branch, as in [`select`].
+#[inline(never)]
+fn keep_established<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let chosen = host.flags() & KEEP_ESTABLISHED != 0;
+    let ruling = &mut case.ruling;
+    let refused = (ruling.verdict == u32::from(DENY)) & (ruling.moved == 0);
+    let mask = black_box(u32::from(chosen & refused & ruling.was_let_through()).wrapping_neg());
+    ruling.verdict = (u32::from(ALLOW) & mask) | (ruling.verdict & !mask);
+    ruling.origin = (ruling.former & mask) | (ruling.origin & !mask);
     Done::here()
 }
 

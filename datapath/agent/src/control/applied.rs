@@ -2,8 +2,9 @@
 //!
 //! They live in one file of the agent's folder, `policies/applied.yaml`, replaced by renaming, and are
 //! read from there like any other manifest. A change that waits for confirmation has what was there before
-//! in `policies/.pending.json`, written first: so it is taken back in time whatever becomes of the agent
-//! meanwhile, as long as it is started again. (While none runs, the kernel goes on deciding by the change.)
+//! in `policies/.before.yaml` and its time in `policies/.pending.json`, both written first: so it is taken back
+//! in time whatever becomes of the agent meanwhile, as long as it is started again, and on a full disk too:
+//! that takes a renaming only. (While no agent runs, the kernel goes on deciding by the change.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -42,8 +43,6 @@ struct Pending {
     boot: String,
     /// `CLOCK_BOOTTIME` at which it is taken back, milliseconds.
     until_ms: u64,
-    /// The file as it was.
-    before: String,
 }
 
 /// What a change changed; objects as `Kind/namespace/name`.
@@ -141,11 +140,17 @@ impl Applied {
         change.objects = document::parse("", documents).objects;
         if let Some(within) = within {
             let until_ms = now_ms().saturating_add(within.as_millis() as u64);
-            let pending = Pending { boot: self.boot.clone(), until_ms, before };
+            let pending = Pending { boot: self.boot.clone(), until_ms };
             let json = serde_json::to_string(&pending).unwrap_or_default();
+            replace(&self.before_path(), &before)?;
             replace(&self.pending_path(), &json)?;
         }
-        replace(&self.path(), &all.into_values().collect::<Vec<_>>().join("---\n"))?;
+        let text = all.into_values().collect::<Vec<_>>().join("---\n");
+        if let Err(error) = replace(&self.path(), &text) {
+            // Then nothing waits either.
+            let _ = self.forget();
+            return Err(error);
+        }
         tracing::info!(?change.added, ?change.replaced, ?change.removed, "policies applied");
         Ok(change)
     }
@@ -164,8 +169,15 @@ impl Applied {
     /// Takes back a change that waits; whether one did.
     pub(crate) fn revert(&self, why: &str) -> Result<bool, Error> {
         let _turn = self.turn.lock();
-        let Some(pending) = self.pending() else { return Ok(false) };
-        replace(&self.path(), &pending.before)?;
+        if self.pending().is_none() {
+            return Ok(false);
+        }
+        let (before, path) = (self.before_path(), self.path());
+        match fs::rename(&before, &path).and_then(|()| sync_folder(&path)) {
+            // It was taken back, and then the agent was killed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(io_error(&path))?,
+        }
         self.forget()?;
         tracing::warn!(why, "the change of policies is taken back");
         Ok(true)
@@ -205,8 +217,14 @@ impl Applied {
     }
 
     fn forget(&self) -> Result<(), Error> {
-        let path = self.pending_path();
-        fs::remove_file(&path).and_then(|()| sync_folder(&path)).map_err(io_error(&path))
+        // In this order: what was there before means nothing without a time.
+        for path in [self.pending_path(), self.before_path()] {
+            match fs::remove_file(&path).and_then(|()| sync_folder(&path)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(io_error(&path))?,
+            }
+        }
+        Ok(())
     }
 
     fn text(&self) -> Result<String, Error> {
@@ -219,6 +237,10 @@ impl Applied {
 
     fn path(&self) -> PathBuf {
         self.folder.join("applied.yaml")
+    }
+
+    fn before_path(&self) -> PathBuf {
+        self.folder.join(".before.yaml")
     }
 
     fn pending_path(&self) -> PathBuf {

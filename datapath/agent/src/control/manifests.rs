@@ -1,6 +1,6 @@
 //! A watched folder of Kubernetes manifests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,6 +105,7 @@ impl Manifests {
             all.problems.extend(file.problems.iter().cloned());
         }
         all.problems.extend(self.unreadable.iter().cloned());
+        once(&mut all);
         all
     }
 }
@@ -187,6 +188,28 @@ impl File {
         self.problems = problems;
         true
     }
+}
+
+/// Of policies that are defined more than once, the last counts.
+fn once(all: &mut Snapshot) {
+    let mut seen = BTreeSet::new();
+    let mut again = BTreeSet::new();
+    all.policies.reverse();
+    all.policies.retain(|policy| {
+        let key = policy.key();
+        let new = seen.insert(key.clone());
+        if !new {
+            again.insert(key);
+        }
+        new
+    });
+    all.policies.reverse();
+    all.problems.extend(again.into_iter().map(|key| Problem {
+        file: format!("{:?} {}/{}", key.kind, key.namespace, key.name),
+        document: 0,
+        line: 0,
+        message: "is defined more than once; the last definition counts".to_owned(),
+    }));
 }
 
 fn problem(root: &Path, error: &io::Error) -> Problem {

@@ -65,6 +65,8 @@ pub(super) struct Ruling {
     pub(super) moved: u32,
     /// The verdict of an earlier revision, and 1; 0 where the connection begins.
     pub(super) before: u32,
+    /// And its origin.
+    pub(super) former: u32,
 }
 
 /// Whether the packet begins another connection in the entry of a finished one.
@@ -156,7 +158,7 @@ impl Case {
         }
         if judged.revision() != ruling.revision {
             ruling.before = u32::from(judged.verdict()) + 1;
-            ruling.origin = cells.origin.get();
+            ruling.former = cells.origin.get();
             return false;
         }
         ruling.verdict = u32::from(judged.verdict());
@@ -188,7 +190,7 @@ impl Ruling {
     /// Whether an earlier revision let the connection through.
     #[inline(always)]
     pub(super) fn was_let_through(&self) -> bool {
-        self.before != 0 && self.before != DENY as u32 + 1
+        (self.before != 0) & (self.before != DENY as u32 + 1)
     }
 
     /// Nothing said: it may pass.
@@ -201,5 +203,6 @@ impl Ruling {
         keep: 0,
         moved: 0,
         before: 0,
+        former: NO_ORIGIN,
     };
 }

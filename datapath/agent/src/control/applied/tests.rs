@@ -96,6 +96,38 @@ fn a_change_is_kept_or_taken_back() {
 }
 
 #[test]
+fn a_kill_at_any_step_leaves_one_or_the_other() {
+    let minute = Some(Duration::from_secs(60));
+    let state = |fixture: &Fixture| {
+        let text = fixture.applied.text().unwrap();
+        (text.contains("Ingress"), text.contains("Egress"), fixture.applied.reverts_in().is_some())
+    };
+    // Killed before the change itself was written: nothing has changed, and taking it back changes nothing.
+    let fixture = Fixture::new();
+    fixture.apply(DENY, None).unwrap();
+    let before = fixture.applied.text().unwrap();
+    fixture.apply(DENY_EGRESS, minute).unwrap();
+    fs::write(fixture.applied.path(), &before).unwrap();
+    let fixture = fixture.reopened("another");
+    assert_eq!(state(&fixture), (true, false, false));
+    // Killed after it was taken back, before that was forgotten.
+    fixture.apply(DENY_EGRESS, minute).unwrap();
+    fs::rename(fixture.applied.before_path(), fixture.applied.path()).unwrap();
+    let fixture = fixture.reopened("another");
+    assert_eq!(state(&fixture), (true, false, true), "its time is not over");
+    assert!(fixture.applied.revert("a test").unwrap());
+    assert_eq!(state(&fixture), (true, false, false));
+    // Killed while it was confirmed.
+    fixture.apply(DENY_EGRESS, minute).unwrap();
+    fs::remove_file(fixture.applied.pending_path()).unwrap();
+    let fixture = fixture.reopened("yet another");
+    assert_eq!(state(&fixture), (false, true, false));
+    fixture.apply(DENY, minute).unwrap();
+    assert!(fixture.applied.revert("a test").unwrap());
+    assert_eq!(state(&fixture), (false, true, false), "what was left is not taken for it");
+}
+
+#[test]
 fn time_runs_over_restarts() {
     let fixture = Fixture::new();
     fixture.apply(DENY, Some(Duration::from_secs(60))).unwrap();
