@@ -44,9 +44,13 @@ impl Socket {
     pub async fn connect(&self) -> Result<AgentClient<Channel>> {
         let path = std::path::absolute(&self.agent_socket)?;
         let uri = format!("unix://{}", path.display());
-        let channel = Endpoint::from_shared(uri)?.connect().await.with_context(|| {
-            format!(
-                "cannot ask the agent at {} (is it running? are you root? --agent-socket says where it is)",
+        let channel = Endpoint::from_shared(uri)?.connect().await.map_err(|error| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            anyhow!(
+                "cannot ask the agent at {}: {cause} (is it running? are you root? --agent-socket says where it is)",
                 path.display()
             )
         })?;
