@@ -172,13 +172,11 @@ impl Client {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let response = self.inner.request(request).await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
+            let error = anyhow::Error::new(error);
             anyhow!(
-                "cannot reach {}: {cause} (is `weir up` or weir-relay running? --server says where)",
-                self.base
+                "cannot reach {}: {} (is `weir up` or weir-relay running? --server says where)",
+                self.base,
+                error.root_cause()
             )
         })?;
         let status = response.status();

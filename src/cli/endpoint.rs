@@ -49,7 +49,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         all.endpoints.retain(|endpoint| endpoint.ifindex.is_some());
     }
     match list.output {
-        Output::Json => text::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?,
+        Output::Json => text::json(&all)?,
         Output::Text => text::print(&as_text(&all))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -67,8 +67,7 @@ fn as_text(all: &Endpoints) -> String {
         "LABELS",
     ]);
     for endpoint in &all.endpoints {
-        let policies: Vec<String> =
-            endpoint.policies.iter().map(|key| format!("{}/{}", key.namespace, key.name)).collect();
+        let policies: Vec<String> = endpoint.policies.iter().map(ToString::to_string).collect();
         table.row(vec![
             text::harmless(&endpoint.id),
             endpoint.identity.map_or_else(|| "-".to_owned(), |number| number.to_string()),

@@ -71,14 +71,7 @@ fn side(out: &mut String, name: &str, judged: &Judged) {
     });
     for miss in &judged.misses {
         let of = &miss.rule.policy;
-        let _ = writeln!(
-            out,
-            "  not by {}/{} {}: {}",
-            of.namespace,
-            of.name,
-            miss.rule.path,
-            miss.failed.join("; ")
-        );
+        let _ = writeln!(out, "  not by {of} {}: {}", miss.rule.path, miss.failed.join("; "));
     }
 }
 
@@ -97,7 +90,7 @@ pub fn words(origin: &OriginInfo) -> String {
             let section = origin.section.filter(|section| *section > 0);
             let section = section.map(|at| format!(" section {at}")).unwrap_or_default();
             let rule = origin.rule.map(|rule| format!(" {list}[{rule}]")).unwrap_or_default();
-            format!("{kind:?} {name}{section}{rule}")
+            format!("{} {name}{section}{rule}", kind.name())
         }
         OriginKind::DefaultDeny => format!("default deny of {name}: no rule allows it"),
         OriginKind::EnforceAlways => {

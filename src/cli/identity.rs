@@ -49,7 +49,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         all.identities.retain(|identity| list.numbers.contains(&identity.number));
     }
     match list.output {
-        Output::Json => text::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?,
+        Output::Json => text::json(&all)?,
         Output::Text => text::print(&as_text(&all))?,
     }
     Ok(if all.identities.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

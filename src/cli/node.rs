@@ -45,13 +45,11 @@ impl Socket {
         let path = std::path::absolute(&self.agent_socket)?;
         let uri = format!("unix://{}", path.display());
         let channel = Endpoint::from_shared(uri)?.connect().await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
+            let error = anyhow::Error::new(error);
             anyhow!(
-                "cannot ask the agent at {}: {cause} (is it running? are you root? --agent-socket says where it is)",
-                path.display()
+                "cannot ask the agent at {}: {} (is it running? are you root? --agent-socket says where it is)",
+                path.display(),
+                error.root_cause()
             )
         })?;
         Ok(AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER))

@@ -117,6 +117,14 @@ pub fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
+/// Writes a value to standard output, as JSON for people to read too.
+///
+/// # Errors
+/// As [`print`].
+pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(print(&format!("{}\n", serde_json::to_string_pretty(value)?))?)
+}
+
 /// Bytes in binary units, three digits.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

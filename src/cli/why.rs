@@ -71,7 +71,7 @@ pub async fn run(args: &Args) -> Result<ExitCode> {
         None => of_flow(args, &client).await?,
     };
     match args.output {
-        Output::Json => text::print(&format!("{:#}\n", report.json()))?,
+        Output::Json => text::json(&report.json())?,
         Output::Text => text::print(&print::report(&report))?,
     }
     Ok(if report.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

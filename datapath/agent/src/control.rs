@@ -150,6 +150,20 @@ pub struct Problem {
     pub message: String,
 }
 
+// === impl Pod ===
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether it has addresses of its own, and still has them.
+    pub(crate) fn is_endpoint(&self) -> bool {
+        !self.host_network && !self.ended
+    }
+}
+
 // === impl Problem ===
 
 impl std::fmt::Display for Problem {

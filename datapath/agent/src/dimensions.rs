@@ -124,7 +124,7 @@ fn endpoints(snapshot: &Snapshot, view: &View, put: &mut impl FnMut(Table, Strin
     for pod in unclaimed {
         let party = Box::new(view.directory.pod(pod));
         let content = Content::Endpoint { party, interface: String::new() };
-        put(Table::Endpoints, format!("{}/{}", pod.namespace, pod.name), content);
+        put(Table::Endpoints, pod.id(), content);
     }
     for (_, port) in view.ports.iter() {
         for pod in &port.pods {

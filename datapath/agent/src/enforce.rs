@@ -295,13 +295,8 @@ impl Enforcer {
         for policy in &snapshot.policies {
             let parts = policy.not_enforced();
             if !parts.is_empty() {
-                let name = policy.key();
-                warnings.push(format!(
-                    "{}/{}: not enforced yet: {}",
-                    name.namespace,
-                    name.name,
-                    parts.join(", ")
-                ));
+                let parts = parts.join(", ");
+                warnings.push(format!("{}: not enforced yet: {parts}", policy.key()));
             }
         }
         self.status.warn("enforcement", warnings);

@@ -256,6 +256,13 @@ impl Policy {
 
 // === impl PolicyKey ===
 
+impl PolicyKey {
+    /// `Kind/namespace/name`; the namespace is empty for a cluster-wide one.
+    pub fn with_kind(&self) -> String {
+        format!("{}/{self}", self.kind.name())
+    }
+}
+
 impl std::fmt::Display for PolicyKey {
     /// `namespace/name`, or `/name` for a cluster-wide one.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

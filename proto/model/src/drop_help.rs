@@ -1,7 +1,7 @@
 //! What the kernel's reasons for dropping a packet mean, and what to look at.
 
 /// A sentence or two about a kernel drop: `reason` as in `enum skb_drop_reason`
-/// (`include/net/dropreason-core.h`, Linux 6.12; with or without its prefix), `location` the function
+/// (`include/net/dropreason-core.h`, Linux 6.1 to 6.18; with or without its prefix), `location` the function
 /// that dropped. None where nothing can be said that the two names do not say.
 pub fn drop_help(reason: &str, location: &str) -> Option<&'static str> {
     if location == "ping_rcv" {
@@ -40,7 +40,7 @@ fn by_reason(reason: &str) -> Option<&'static str> {
             "A checksum is wrong: damage on the way, or checksum offload that a virtual device does not \
              complete (try `ethtool -K DEV tx off` at the sender)."
         }
-        "IP_INNOROUTES" | "IP_OUTNOROUTES" | "IP_NOROUTES" => {
+        "IP_INNOROUTES" | "IP_OUTNOROUTES" => {
             "There is no route: `ip route get ADDRESS` in that network namespace says the same. \
              In a routed-on packet, look at the route back as well."
         }
@@ -48,11 +48,11 @@ fn by_reason(reason: &str) -> Option<&'static str> {
             "Reverse path filter: an answer to the source would leave by another interface. Asymmetric \
              routing, or `rp_filter` = 1 where 2 (loose) is meant."
         }
-        "IP_LOCAL_SOURCE" | "IP_LOCALNET" | "IP_INVALID_SOURCE" | "IPV4_MARTIAN" => {
+        "IP_LOCAL_SOURCE" | "IP_LOCALNET" | "IP_INVALID_SOURCE" => {
             "Martian: an address that cannot come by that interface, such as a local, loopback or \
              multicast source. Often a spoofed or looped packet, or the same address on two machines."
         }
-        "IP_INVALID_DEST" | "LOCALNET" => {
+        "IP_INVALID_DEST" => {
             "The destination is not valid on that interface (loopback addresses from outside, class E)."
         }
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL"
@@ -68,13 +68,9 @@ fn by_reason(reason: &str) -> Option<&'static str> {
             "The socket was locked by its owner and its backlog is full: one very busy connection; \
              net.core.rmem_max limits it."
         }
-        "TCP_LISTEN_OVERFLOW" | "TCP_ACCEPT_OVERFLOW" | "LISTEN_OVERFLOW" => {
+        "TCP_LISTEN_OVERFLOW" => {
             "The listening socket's accept queue is full: the server accepts too slowly, or its backlog \
              (`listen(2)`, net.core.somaxconn) is too small. `ss -lnt` shows Recv-Q against Send-Q."
-        }
-        "TCP_REQQFULLDROP" | "TCP_REQQFULL_DROP" | "REQQFULL" => {
-            "Too many half-open connections at that listener: a SYN flood, or clients that never complete \
-             the handshake; SYN cookies are off."
         }
         "TCP_OVERWINDOW"
         | "TCP_RFC7323_PAWS"
@@ -100,7 +96,7 @@ fn by_reason(reason: &str) -> Option<&'static str> {
             "TCP flags that do not fit the connection's state: it was reset, its port is being used again, \
              or somebody scans."
         }
-        "TCP_CLOSE" | "TCP_ABORT_ON_DATA" | "TCP_ABORT_ON_CLOSE" => {
+        "TCP_CLOSE" | "TCP_ABORT_ON_DATA" => {
             "It came after the application had closed the connection."
         }
         "TCP_FASTOPEN" => "TCP fast open was refused.",
@@ -120,8 +116,9 @@ fn by_reason(reason: &str) -> Option<&'static str> {
         "UNICAST_IN_L2_MULTICAST" => {
             "A unicast packet in a multicast or broadcast frame (RFC 1122, 3.3.6)."
         }
-        "IP_INHDR" | "HDR_TRUNC" | "PKT_TOO_SMALL" | "IPV6_BAD_EXTHDR" | "IPV6DISABLED"
-        | "INVALID_SKB" => "The header is damaged or cut short, or IPv6 is off on that interface.",
+        "IP_INHDR" | "HDR_TRUNC" | "PKT_TOO_SMALL" | "IPV6_BAD_EXTHDR" | "IPV6DISABLED" => {
+            "The header is damaged or cut short, or IPv6 is off on that interface."
+        }
         "PKT_TOO_BIG" | "FRAG_TOO_FAR" | "FRAG_REASM_TIMEOUT" | "DUP_FRAG" => {
             "Too large for the path, or its fragments did not all come: look for an MTU that is too large \
              (tunnels!) and for ICMP \"fragmentation needed\" that a filter drops."
@@ -138,18 +135,16 @@ fn by_reason(reason: &str) -> Option<&'static str> {
         }
         "DEV_HDR" | "DEV_READY" => "The interface is down, or its link header cannot be made.",
         "NOMEM" | "SKB_UCOPY_FAULT" | "SKB_GSO_SEG" => "The kernel had no memory for it.",
-        "ICMP_CSUM_ERROR" | "INVALID_ICMP" => "The ICMP message is damaged.",
         "VXLAN_INVALID_HDR"
         | "VXLAN_VNI_NOT_FOUND"
         | "VXLAN_NO_REMOTE"
         | "VXLAN_ENTRY_EXISTS"
         | "TUNNEL_TXINFO"
-        | "IP_TUNNEL_ECN"
-        | "GENEVE_INVALID_HDR" => {
+        | "IP_TUNNEL_ECN" => {
             "The tunnel does not know what to do with it: its header is wrong, or there is no entry for that \
              network or remote end (`bridge fdb show dev DEV`)."
         }
-        "BRIDGE_INGRESS_STP_STATE" | "BRIDGE_NON_FORWARDING_STATE" => {
+        "BRIDGE_INGRESS_STP_STATE" => {
             "The bridge port does not forward: spanning tree, or the port is isolated or down."
         }
         "ARP_PVLAN_DISABLE" | "MAC_INVALID_SOURCE" => {

@@ -37,7 +37,7 @@ pub(super) struct Args {
 pub(super) async fn run(list: &Args) -> Result<ExitCode> {
     let status = ask(list).await?;
     match list.output {
-        Output::Json => text::print(&format!("{:#}\n", as_json(&status)))?,
+        Output::Json => text::json(&as_json(&status))?,
         Output::Text => text::print(&as_text(&status))?,
     }
     Ok(ExitCode::SUCCESS)

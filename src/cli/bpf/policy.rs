@@ -34,7 +34,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let answer = args.socket.connect().await?.policy_tables(request).await;
     let (json, tables) = node::read::<PolicyTables>(answer)?;
     match args.output {
-        Output::Json => text::print(&format!("{json:#}\n"))?,
+        Output::Json => text::json(&json)?,
         Output::Text => text::print(&as_text(&tables))?,
     }
     Ok(if tables.differs.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use datapath_agent::local::policies::Policies;
+use datapath_policy::PolicyKey;
 use wire::agent::{ApplyRequest, ApplyResponse, ConfirmRequest, PoliciesRequest};
 
 use crate::cli::node::{self, Socket};
@@ -71,8 +72,8 @@ pub(super) async fn delete(args: &Delete) -> Result<ExitCode> {
         }
         let keys = known.policies.iter().map(|policy| &policy.key);
         let keys: Vec<String> = keys
-            .filter(|key| format!("{}/{}", key.namespace, key.name).trim_matches('/') == *name)
-            .map(|key| format!("{:?}/{}/{}", key.kind, key.namespace, key.name))
+            .filter(|key| key.to_string().trim_matches('/') == *name)
+            .map(PolicyKey::with_kind)
             .collect();
         match &keys[..] {
             [key] => remove.push(key.clone()),

@@ -42,13 +42,13 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let (_, mut all) = node::read::<Policies>(answer)?;
     all.policies.retain(|policy| {
         let key = &policy.key;
-        let full = format!("{}/{}", key.namespace, key.name);
+        let full = key.to_string();
         args.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
             && (args.names.is_empty()
                 || args.names.iter().any(|name| *name == key.name || *name == full))
     });
     match args.output {
-        Output::Json => text::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?,
+        Output::Json => text::json(&all)?,
         Output::Yaml => {
             let texts: Vec<_> = all.policies.iter().map(|policy| policy.text.trim()).collect();
             text::print(&format!("{}\n", texts.join("\n---\n")))?;
@@ -66,7 +66,7 @@ fn as_text(all: &Policies) -> String {
         table.row(vec![
             if key.namespace.is_empty() { "-".to_owned() } else { text::harmless(&key.namespace) },
             text::harmless(&key.name),
-            format!("{:?}", key.kind),
+            key.kind.name().to_owned(),
             state(policy),
             match policy.source {
                 Source::Control => "manifests".to_owned(),
@@ -84,10 +84,7 @@ fn as_text(all: &Policies) -> String {
     }
     for policy in &all.policies {
         for part in &policy.not_enforced {
-            out.push_str(&format!(
-                "not enforced yet: {}/{}: {part}\n",
-                policy.key.namespace, policy.key.name
-            ));
+            out.push_str(&format!("not enforced yet: {}: {part}\n", policy.key));
         }
     }
     all.problems.iter().for_each(|problem| out.push_str(&format!("left out: {problem}\n")));

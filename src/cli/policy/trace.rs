@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     compiler.commit();
     let answer = compiler.explain(&question);
     match args.output {
-        Output::Json => text::print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?,
+        Output::Json => text::json(&answer)?,
         Output::Text => text::print(&explain::text(&answer))?,
     }
     Ok(ExitCode::SUCCESS)

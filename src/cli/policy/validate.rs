@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         groups += snapshot.groups.len();
         problems.extend(snapshot.problems.iter().map(ToString::to_string));
         for policy in &snapshot.policies {
-            let of = format!("{}/{}", policy.namespace, policy.name);
+            let of = policy.key();
             notes.extend(policy.not_enforced().into_iter().map(|part| format!("{of}: {part}")));
         }
     }

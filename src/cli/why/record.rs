@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use datapath_agent::local::question::Server;
 use serde_json::{Value, json};
 
 use crate::cli::client::Client;
@@ -27,16 +28,9 @@ enum End {
 impl Pair {
     /// As the user wrote them; the agent or the store will say whether they exist.
     pub(super) fn new(source: &str, destination: &str) -> Self {
-        let protocols = ["tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6"];
-        let rest = match destination.rsplit_once('/') {
-            Some((rest, word)) if protocols.contains(&word.to_ascii_lowercase().as_str()) => rest,
-            _ => destination,
-        };
-        let (end, port) = match rest.rsplit_once(':') {
-            Some((end, port)) if rest.parse::<IpAddr>().is_err() => (end, port.parse().ok()),
-            _ => (rest, None),
-        };
-        Self { source: End::new(source), destination: End::new(end.trim_matches(['[', ']'])), port }
+        let Server { end, port, .. } = Server::split(destination);
+        let port = port.and_then(|port| port.parse().ok());
+        Self { source: End::new(source), destination: End::new(end), port }
     }
 
     /// Their addresses, once they are known.

@@ -32,8 +32,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub(crate) struct Applied {
     folder: PathBuf,
     boot: String,
-    /// One change at a time.
-    turn: Mutex<()>,
+    /// The change that waits, as it is on disk. Locked while there is a change: one at a time.
+    pending: Mutex<Option<Pending>>,
 }
 
 /// A change that waits for confirmation.
@@ -87,7 +87,8 @@ impl Applied {
     pub(crate) fn open(data_dir: &Path, boot: &str) -> Result<Arc<Self>, Error> {
         let folder = data_dir.join("policies");
         fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-        let applied = Self { folder, boot: boot.to_owned(), turn: Mutex::new(()) };
+        let applied = Self { folder, boot: boot.to_owned(), pending: Mutex::default() };
+        *applied.pending.lock() = applied.stored();
         applied.expire()?;
         Ok(Arc::new(applied))
     }
@@ -114,9 +115,9 @@ impl Applied {
         if documents.len() > MAX_BYTES {
             return Err(Error::TooLarge);
         }
-        let _turn = self.turn.lock();
-        if let Some(left) = self.reverts_in() {
-            return Err(Error::Waiting(left));
+        let mut waiting = self.pending.lock();
+        if let Some(pending) = &*waiting {
+            return Err(Error::Waiting(self.left(pending)));
         }
         let before = self.text()?;
         let mut all = objects(&before).map_err(Error::Documents)?;
@@ -144,11 +145,12 @@ impl Applied {
             let json = serde_json::to_string(&pending).unwrap_or_default();
             replace(&self.before_path(), &before)?;
             replace(&self.pending_path(), &json)?;
+            *waiting = Some(pending);
         }
         let text = all.into_values().collect::<Vec<_>>().join("---\n");
         if let Err(error) = replace(&self.path(), &text) {
             // Then nothing waits either.
-            let _ = self.forget();
+            let _ = self.forget(&mut waiting);
             return Err(error);
         }
         tracing::info!(?change.added, ?change.replaced, ?change.removed, "policies applied");
@@ -157,19 +159,19 @@ impl Applied {
 
     /// Keeps a change that waits; whether one did.
     pub(crate) fn confirm(&self) -> Result<bool, Error> {
-        let _turn = self.turn.lock();
-        if self.pending().is_none() {
+        let mut waiting = self.pending.lock();
+        if waiting.is_none() {
             return Ok(false);
         }
-        self.forget()?;
+        self.forget(&mut waiting)?;
         tracing::info!("the change of policies is confirmed");
         Ok(true)
     }
 
     /// Takes back a change that waits; whether one did.
     pub(crate) fn revert(&self, why: &str) -> Result<bool, Error> {
-        let _turn = self.turn.lock();
-        if self.pending().is_none() {
+        let mut waiting = self.pending.lock();
+        if waiting.is_none() {
             return Ok(false);
         }
         let (before, path) = (self.before_path(), self.path());
@@ -178,17 +180,19 @@ impl Applied {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed.map_err(io_error(&path))?,
         }
-        self.forget()?;
+        self.forget(&mut waiting)?;
         tracing::warn!(why, "the change of policies is taken back");
         Ok(true)
     }
 
     /// Time until a change that waits is taken back.
     pub(crate) fn reverts_in(&self) -> Option<Duration> {
-        let pending = self.pending()?;
+        self.pending.lock().as_ref().map(|pending| self.left(pending))
+    }
+
+    fn left(&self, pending: &Pending) -> Duration {
         let same = pending.boot == self.boot;
-        let left = if same { pending.until_ms.saturating_sub(now_ms()) } else { 0 };
-        Some(Duration::from_millis(left))
+        Duration::from_millis(if same { pending.until_ms.saturating_sub(now_ms()) } else { 0 })
     }
 
     /// Takes changes back when it is time, until `stop`.
@@ -211,18 +215,20 @@ impl Applied {
         }
     }
 
-    fn pending(&self) -> Option<Pending> {
+    fn stored(&self) -> Option<Pending> {
         let text = fs::read_to_string(self.pending_path()).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    fn forget(&self) -> Result<(), Error> {
+    fn forget(&self, waiting: &mut Option<Pending>) -> Result<(), Error> {
         // In this order: what was there before means nothing without a time.
         for path in [self.pending_path(), self.before_path()] {
             match fs::remove_file(&path).and_then(|()| sync_folder(&path)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => removed.map_err(io_error(&path))?,
             }
+            // Without its time, a change waits no more.
+            *waiting = None;
         }
         Ok(())
     }
@@ -266,7 +272,7 @@ impl Change {
     /// What of it is not enforced.
     pub(crate) fn notes(&self) -> Vec<String> {
         let parts = |policy: &Policy| {
-            let key = policy_key(policy);
+            let key = policy.key().with_kind();
             let parts = policy.not_enforced().into_iter();
             parts.map(move |part| format!("{key}: not enforced yet: {part}")).collect::<Vec<_>>()
         };
@@ -274,17 +280,12 @@ impl Change {
     }
 }
 
-/// `Kind/namespace/name`.
-pub(crate) fn policy_key(policy: &Policy) -> String {
-    format!("{:?}/{}/{}", policy.kind, policy.namespace, policy.name)
-}
-
 fn group_key(name: &str) -> String {
     format!("CiliumCIDRGroup//{name}")
 }
 
 fn is_known(snapshot: &Snapshot, key: &str) -> bool {
-    snapshot.policies.iter().any(|policy| policy_key(policy) == key)
+    snapshot.policies.iter().any(|policy| policy.key().with_kind() == key)
         || snapshot.groups.iter().any(|group| group_key(&group.name) == key)
 }
 
@@ -304,7 +305,7 @@ fn objects(text: &str) -> Result<BTreeMap<String, String>, Vec<Problem>> {
             problems.push(problem(line + wrong.line - 1, &wrong.message));
             continue;
         }
-        let policies = parsed.objects.policies.iter().map(policy_key);
+        let policies = parsed.objects.policies.iter().map(|policy| policy.key().with_kind());
         let groups = parsed.objects.groups.iter().map(|group| group_key(&group.name));
         let keys: Vec<String> = policies.chain(groups).collect();
         let [key] = &keys[..] else {

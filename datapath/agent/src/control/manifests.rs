@@ -205,7 +205,7 @@ fn once(all: &mut Snapshot) {
     });
     all.policies.reverse();
     all.problems.extend(again.into_iter().map(|key| Problem {
-        file: format!("{:?} {}/{}", key.kind, key.namespace, key.name),
+        file: format!("{} {key}", key.kind.name()),
         document: 0,
         line: 0,
         message: "is defined more than once; the last definition counts".to_owned(),

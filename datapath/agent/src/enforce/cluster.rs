@@ -61,7 +61,7 @@ pub(super) fn feed(
 /// interface.
 pub fn feed_all(compiler: &mut Compiler, snapshot: &Snapshot, node: &str) {
     let pods = snapshot.pods.iter().zip(1..);
-    let interfaces = pods.map(|(pod, index)| (format!("{}/{}", pod.namespace, pod.name), index));
+    let interfaces = pods.map(|(pod, index)| (pod.id(), index));
     let place = Place { local: Vec::new(), interfaces: interfaces.collect(), uplinks: Vec::new() };
     feed(compiler, snapshot, None, node, &place);
 }
@@ -72,8 +72,8 @@ pub(crate) fn placed_alike(a: &Snapshot, b: &Snapshot) -> bool {
 }
 
 fn put_pods(compiler: &mut Compiler, snapshot: &Snapshot, interfaces: &HashMap<String, u32>) {
-    for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended) {
-        let id = format!("{}/{}", pod.namespace, pod.name);
+    for pod in snapshot.pods.iter().filter(|pod| pod.is_endpoint()) {
+        let id = pod.id();
         let endpoint = Endpoint {
             namespace: pod.namespace.clone(),
             labels: pod.labels.clone(),
@@ -136,12 +136,8 @@ fn remove_gone(
     let cluster = compiler.cluster();
     let mut endpoints = Vec::new();
     if before.is_none_or(|before| before.pods != snapshot.pods) {
-        let pods: BTreeSet<String> = snapshot
-            .pods
-            .iter()
-            .filter(|pod| !pod.host_network && !pod.ended)
-            .map(|pod| format!("{}/{}", pod.namespace, pod.name))
-            .collect();
+        let pods: BTreeSet<String> =
+            snapshot.pods.iter().filter(|pod| pod.is_endpoint()).map(|pod| pod.id()).collect();
         endpoints.extend(cluster.endpoints.keys().filter(|id| !pods.contains(*id)).cloned());
     }
     let nodes: BTreeSet<&str> =

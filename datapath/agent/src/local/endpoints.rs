@@ -60,8 +60,7 @@ pub(crate) fn list(
     compiled: &Compiled,
     interfaces: &[Interface],
 ) -> Endpoints {
-    let pods: Vec<&Pod> =
-        snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended).collect();
+    let pods: Vec<&Pod> = snapshot.pods.iter().filter(|pod| pod.is_endpoint()).collect();
     let all = |compiler: Option<&Compiler>| {
         let one = |pod: &&Pod| endpoint(pod, compiler, interfaces);
         pods.iter().map(one).collect::<Vec<_>>()
@@ -72,7 +71,7 @@ pub(crate) fn list(
 }
 
 fn endpoint(pod: &Pod, compiler: Option<&Compiler>, interfaces: &[Interface]) -> EndpointState {
-    let id = format!("{}/{}", pod.namespace, pod.name);
+    let id = pod.id();
     let known = compiler.and_then(|compiler| compiler.cluster().endpoints.get(&id));
     let behind = interfaces.iter().find(|interface| interface.pod == id);
     let ifindex = known.and_then(|known| known.interface).or(behind.map(|port| port.index));

@@ -87,7 +87,7 @@ pub(crate) fn list(snapshot: &Snapshot, compiled: &Compiled, applied: &Applied) 
         .policies
         .iter()
         .map(|policy| PolicyState {
-            source: if applied_keys.contains(&crate::control::applied::policy_key(policy)) {
+            source: if applied_keys.contains(&policy.key().with_kind()) {
                 Source::Applied
             } else {
                 Source::Control

@@ -6,24 +6,27 @@ use datapath_policy::explain::Question;
 
 use crate::control::Snapshot;
 
+/// The server of a question, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server<'a> {
+    /// `namespace/pod`, or an address.
+    pub end: &'a str,
+    /// What is said to be its port; none where none is named.
+    pub port: Option<&'a str>,
+    /// IP protocol; none where none is named.
+    pub protocol: Option<u8>,
+}
+
 /// Reads `namespace/pod` or an address as the client, and the same with `:port/protocol` or `/icmp` as the
 /// server. TCP where no protocol is named.
 ///
 /// # Errors
 /// In words, what is missing or not known.
 pub fn parse(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Question, String> {
-    let (rest, protocol) = match destination.rsplit_once('/') {
-        Some((rest, name)) if number(name).is_some() => (rest, number(name)),
-        _ => (destination, None),
-    };
-    let ip: Option<IpAddr> = rest.parse().ok();
-    let (end, port) = match rest.rsplit_once(':') {
-        Some((end, port)) if ip.is_none() => {
-            let number = port.parse().map_err(|_| format!("{destination}: no port: {port:?}"))?;
-            (end.trim_matches(['[', ']']), number)
-        }
-        _ => (rest, 0),
-    };
+    let Server { end, port, protocol } = Server::split(destination);
+    let port = port.map_or(Ok(0), |port| {
+        port.parse().map_err(|_| format!("{destination}: no port: {port:?}"))
+    })?;
     let protocol = protocol.unwrap_or(6);
     let icmp = protocol == 1 || protocol == 58;
     if port == 0 && !icmp {
@@ -40,6 +43,24 @@ pub fn parse(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Que
         (false, _) => (protocol, port),
     };
     Ok(Question { source, destination, protocol, port })
+}
+
+// === impl Server ===
+
+impl<'a> Server<'a> {
+    /// Takes `end:port/protocol` apart; an IPv6 address with a port stands in brackets.
+    pub fn split(destination: &'a str) -> Self {
+        let (rest, protocol) = match destination.rsplit_once('/') {
+            Some((rest, name)) if number(name).is_some() => (rest, number(name)),
+            _ => (destination, None),
+        };
+        match rest.rsplit_once(':') {
+            Some((end, port)) if rest.parse::<IpAddr>().is_err() => {
+                Self { end: end.trim_matches(['[', ']']), port: Some(port), protocol }
+            }
+            _ => Self { end: rest, port: None, protocol },
+        }
+    }
 }
 
 fn number(name: &str) -> Option<u8> {

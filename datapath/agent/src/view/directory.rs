@@ -79,7 +79,7 @@ impl Directory {
             });
             directory.enter(&party);
         }
-        for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended) {
+        for pod in snapshot.pods.iter().filter(|pod| pod.is_endpoint()) {
             let party = Arc::new(directory.pod(pod));
             directory.enter(&party);
         }
@@ -210,7 +210,7 @@ impl Directory {
 }
 
 fn identities(snapshot: &Snapshot) -> BTreeMap<Vec<String>, u32> {
-    let pods = snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended);
+    let pods = snapshot.pods.iter().filter(|pod| pod.is_endpoint());
     let sets: BTreeSet<_> = pods.map(|pod| identity::labels(&pod.namespace, &pod.labels)).collect();
     identity::number(&sets)
 }

@@ -72,7 +72,7 @@ impl Ports {
             ports.insert(link.index, port);
         }
         let listed = snapshot.nodes.iter().any(|known| known.name == node);
-        for pod in snapshot.pods.iter().filter(|pod| !pod.host_network && !pod.ended) {
+        for pod in snapshot.pods.iter().filter(|pod| pod.is_endpoint()) {
             let elsewhere = listed && !pod.node.is_empty() && pod.node != node;
             let found = if pod.interface.is_empty() {
                 if elsewhere { None } else { by_route(pod, directory, host) }
