@@ -6,6 +6,7 @@
 
 use crate::layout;
 use crate::policy::UNJUDGED;
+use crate::service::NAT_NONE;
 
 /// Map name.
 pub const MAP: &str = "connections";
@@ -114,8 +115,10 @@ layout! {
         pub revision: u32,
         /// What the policy said of this connection: [`UNJUDGED`](crate::policy::UNJUDGED) …
         pub verdict: u8,
+        /// [`NAT_NONE`](crate::service::NAT_NONE) …: whether `stack_addr` and the two after it say anything.
+        pub nat: u8,
         /// Zero.
-        pub pad: [u8; 3],
+        pub pad: [u8; 2],
 
         /// Number of this incarnation: `bpf_ktime_get_ns` when the entry (or, after reuse of the
         /// tuple, the present connection) began. Unique together with the key.
@@ -141,7 +144,20 @@ layout! {
         pub peer_identity: u32,
         /// Totals at the latest reuse: what belongs to the connections before this one.
         pub before: [DirTotals; 2],
-    } = 280
+        /// The stack side of a translated connection, as packets on ingress get it: the destination's
+        /// address. See [`service`](crate::service).
+        pub stack_addr: [u8; 16],
+        /// The destination's port on the stack side; ICMP: the identifier.
+        pub stack_port: u16,
+        /// The source's port on the stack side.
+        pub stack_peer_port: u16,
+        /// The balancing service; see [`Frontend::service`](crate::service::Frontend::service).
+        pub service: u32,
+        /// Index into [`BACKENDS`](crate::service::BACKENDS).
+        pub backend: u32,
+        /// Zero.
+        pub pad2: u32,
+    } = 312
 }
 
 /// Not TCP, or nothing known.
@@ -171,7 +187,8 @@ impl ConnValue {
         client: 0,
         revision: 0,
         verdict: UNJUDGED,
-        pad: [0; 3],
+        nat: NAT_NONE,
+        pad: [0; 2],
         id: 0,
         more: [DirMore::ZERO; 2],
         syn_ns: 0,
@@ -183,7 +200,22 @@ impl ConnValue {
         origin: 0,
         peer_identity: 0,
         before: [DirTotals { packets: 0, bytes: 0, extra_segments: 0, extra_bytes: 0 }; 2],
+        stack_addr: [0; 16],
+        stack_port: 0,
+        stack_peer_port: 0,
+        service: 0,
+        backend: 0,
+        pad2: 0,
     };
+
+    /// The stack side of a translated connection whose entry has this key: a key of
+    /// [`TRANSLATIONS`](crate::service::TRANSLATIONS).
+    pub fn stack_key(&self, key: &ConnKey) -> ConnKey {
+        let [source, _] = key.ingress_ends();
+        let hook = (key.ifindex(), crate::iface::INGRESS, key.protocol());
+        let source = (source.0, self.stack_peer_port);
+        ConnKey::between(hook, source, (self.stack_addr, self.stack_port))
+    }
 }
 
 // === impl DirMore ===
@@ -218,6 +250,31 @@ impl ConnKey {
     /// [`PATH_LOW_INGRESS`] or [`PATH_LOW_EGRESS`].
     pub const fn path(&self) -> u32 {
         self.link >> 8 & 1
+    }
+
+    /// The key of packets with these ends (address, port) at a hook
+    /// ([`INGRESS`](crate::iface::INGRESS) or [`EGRESS`](crate::iface::EGRESS)).
+    pub fn between(
+        (ifindex, hook, protocol): (u32, u32, u8),
+        source: ([u8; 16], u16),
+        destination: ([u8; 16], u16),
+    ) -> Self {
+        let ascending = source <= destination;
+        let (low, high) = if ascending { (source, destination) } else { (destination, source) };
+        let path = hook ^ u32::from(!ascending);
+        Self {
+            low_addr: low.0,
+            high_addr: high.0,
+            low_port: low.1,
+            high_port: high.1,
+            link: Self::link(ifindex, path, protocol),
+        }
+    }
+
+    /// Source and destination of the packets that enter by the interface's ingress hook.
+    pub fn ingress_ends(&self) -> [([u8; 16], u16); 2] {
+        let (low, high) = ((self.low_addr, self.low_port), (self.high_addr, self.high_port));
+        if self.path() == PATH_LOW_INGRESS { [low, high] } else { [high, low] }
     }
 
     /// Puts the parts of `link` together; `ifindex` must be below 2^23.

@@ -19,9 +19,10 @@ pub mod policy;
 pub mod process;
 pub mod reported;
 pub mod retire;
+pub mod service;
 
 /// Number of this layout. Pinned maps of another number are not adopted.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Derives what crosses the border between kernel and user space.
 macro_rules! layout {

@@ -21,6 +21,7 @@ mod observe;
 mod policy;
 mod process;
 mod retire;
+mod service;
 mod skb;
 mod tick;
 

@@ -91,9 +91,16 @@ pub struct ConnCells<S: Shared> {
     pub origin: S::U32,
     pub peer_identity: S::U32,
     pub before: [TotalsCells<S>; 2],
+    /// `stack_addr`, as two words.
+    pub stack_addr: [S::U64; 2],
+    /// `stack_port`, and above it `stack_peer_port`: as one word.
+    pub stack_ports: S::U32,
+    pub service: S::U32,
+    pub backend: S::U32,
+    pub pad2: S::U32,
 }
 
-/// What [`ConnCells::judged`] holds: the bytes of `revision`, `verdict` and three zeroes.
+/// What [`ConnCells::judged`] holds: the bytes of `revision`, `verdict`, `nat` and two zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged(pub u64);
 
@@ -165,11 +172,11 @@ impl<S: Shared> TotalsCells<S> {
 // === impl Judged ===
 
 impl Judged {
-    /// A verdict of a revision.
+    /// A verdict of a revision, and how the connection is translated.
     #[inline(always)]
-    pub fn new(revision: u32, verdict: u8) -> Self {
+    pub fn new(revision: u32, verdict: u8, nat: u8) -> Self {
         let [a, b, c, d] = revision.to_ne_bytes();
-        Self(u64::from_ne_bytes([a, b, c, d, verdict, 0, 0, 0]))
+        Self(u64::from_ne_bytes([a, b, c, d, verdict, nat, 0, 0]))
     }
 
     /// The revision.
@@ -184,6 +191,12 @@ impl Judged {
     pub fn verdict(self) -> u8 {
         self.0.to_ne_bytes()[4]
     }
+
+    /// [`NAT_NONE`](datapath_abi::service::NAT_NONE) …
+    #[inline(always)]
+    pub fn nat(self) -> u8 {
+        self.0.to_ne_bytes()[5]
+    }
 }
 
 // === impl ConnCells ===
@@ -197,10 +210,13 @@ impl<S: Shared> ConnCells<S> {
         same_layout!(TotalsCells, DirTotals: packets, bytes, extra_segments, extra_bytes);
         same_layout!(ConnCells, ConnValue: dirs, retired, tcp_flags, state, client, id, more);
         same_layout!(ConnCells, ConnValue: syn_ns, synack_ns, ack_ns, initial_seq, reuses);
-        same_layout!(ConnCells, ConnValue: cookie, origin, peer_identity, before);
+        same_layout!(ConnCells, ConnValue: cookie, origin, peer_identity, before, stack_addr);
+        same_layout!(ConnCells, ConnValue: service, backend, pad2);
+        assert!(offset_of!(ConnCells<S>, stack_ports) == offset_of!(ConnValue, stack_port));
         let judged = offset_of!(ConnCells<S>, judged);
         assert!(judged == offset_of!(ConnValue, revision) && judged % 8 == 0);
         assert!(judged + 4 == offset_of!(ConnValue, verdict));
+        assert!(judged + 5 == offset_of!(ConnValue, nat));
         assert!(judged + 8 == offset_of!(ConnValue, id) && judged + 8 == 64);
     };
 
@@ -215,7 +231,8 @@ impl<S: Shared> ConnCells<S> {
             client: self.client.get(),
             revision: judged.revision(),
             verdict: judged.verdict(),
-            pad: [0; 3],
+            nat: judged.nat(),
+            pad: [0; 2],
             id: self.id.get(),
             more: [self.more[0].read(), self.more[1].read()],
             syn_ns: self.syn_ns.get(),
@@ -227,7 +244,29 @@ impl<S: Shared> ConnCells<S> {
             origin: self.origin.get(),
             peer_identity: self.peer_identity.get(),
             before: [self.before[0].read(), self.before[1].read()],
+            stack_addr: self.stack_addr(),
+            stack_port: self.stack_ports.get() as u16,
+            stack_peer_port: (self.stack_ports.get() >> 16) as u16,
+            service: self.service.get(),
+            backend: self.backend.get(),
+            pad2: 0,
         }
+    }
+
+    /// `stack_addr`.
+    #[inline(always)]
+    pub fn stack_addr(&self) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h] = self.stack_addr[0].get().to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.stack_addr[1].get().to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// Sets `stack_addr`.
+    #[inline(always)]
+    pub fn set_stack_addr(&self, address: &[u8; 16]) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+        self.stack_addr[0].set(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        self.stack_addr[1].set(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
     }
 
     /// Stores a value, field by field.
@@ -243,7 +282,7 @@ impl<S: Shared> ConnCells<S> {
         self.retired.set(plain.retired);
         self.state.set(plain.state);
         self.client.set(plain.client);
-        self.judged.set(Judged::new(plain.revision, plain.verdict).0);
+        self.judged.set(Judged::new(plain.revision, plain.verdict, plain.nat).0);
         self.id.set(plain.id);
         self.syn_ns.set(plain.syn_ns);
         self.synack_ns.set(plain.synack_ns);
@@ -253,5 +292,11 @@ impl<S: Shared> ConnCells<S> {
         self.cookie.set(plain.cookie);
         self.origin.set(plain.origin);
         self.peer_identity.set(plain.peer_identity);
+        self.set_stack_addr(&plain.stack_addr);
+        let ports = u32::from(plain.stack_port) | u32::from(plain.stack_peer_port) << 16;
+        self.stack_ports.set(ports);
+        self.service.set(plain.service);
+        self.backend.set(plain.backend);
+        self.pad2.set(plain.pad2);
     }
 }

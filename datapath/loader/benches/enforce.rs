@@ -35,6 +35,7 @@ fn main() -> Result<(), Failure> {
         drops: false,
         cgroup: None,
         policy: Some(PolicySizes::USUAL),
+        services: None,
     };
     pin_thread(1);
     let measured = measure(&options);

@@ -36,6 +36,7 @@ fn main() -> Result<(), Failure> {
         drops: false,
         cgroup: None,
         policy: None,
+        services: None,
     };
     pin_thread(1);
     let measured = measure(&options);

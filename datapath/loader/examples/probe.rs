@@ -22,6 +22,7 @@ fn main() -> Result<(), Failure> {
         drops: true,
         cgroup: cgroup(),
         policy: Some(PolicySizes::USUAL),
+        services: None,
     };
     let mut datapath = Datapath::open(options)?;
     for feature in datapath.features() {

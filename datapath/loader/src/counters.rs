@@ -7,6 +7,7 @@ use datapath_abi::answer::AnswerCounters;
 use datapath_abi::drops::{DropCounter, DropKey};
 use datapath_abi::event::KINDS;
 use datapath_abi::iface::{CAUSES, Count, IfaceCounters, IfaceKey};
+use datapath_abi::service::ServiceCounters;
 use zerocopy::FromZeros;
 
 use crate::hooks::Hook;
@@ -62,6 +63,22 @@ pub(crate) fn answers(map: BorrowedFd<'_>, cpus: u32) -> io::Result<AnswerCounte
         limited: sum.limited + value.limited,
         failed: sum.failed + value.failed,
         next_ns: sum.next_ns.max(value.next_ns),
+    }))
+}
+
+/// What did not go well with services.
+pub(crate) fn services(map: BorrowedFd<'_>, cpus: u32) -> io::Result<ServiceCounters> {
+    let mut values = vec![ServiceCounters::default(); cpus as usize];
+    map::lookup(map, &0u32, values.as_mut_slice())?;
+    Ok(values.iter().fold(ServiceCounters::default(), |sum, value| ServiceCounters {
+        balanced: sum.balanced + value.balanced,
+        masqueraded: sum.masqueraded + value.masqueraded,
+        exhausted: sum.exhausted + value.exhausted,
+        full: sum.full + value.full,
+        no_backend: sum.no_backend + value.no_backend,
+        not_allowed: sum.not_allowed + value.not_allowed,
+        failed: sum.failed + value.failed,
+        sockets: sum.sockets + value.sockets,
     }))
 }
 

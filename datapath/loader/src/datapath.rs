@@ -26,7 +26,7 @@ use crate::pins::Pins;
 use crate::sys::map;
 use crate::{
     Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, PolicyTables,
-    ProgramInfo, ReportedMap, Transport, counters, events, inventory, maps, pins,
+    ProgramInfo, ReportedMap, ServiceTables, Transport, counters, events, inventory, maps, pins,
 };
 
 mod attach;
@@ -45,6 +45,7 @@ pub struct Datapath {
     maps: Maps,
     connections: Connections,
     policy: PolicyTables,
+    services: ServiceTables,
     types: Types,
     symbols: OnceLock<Symbols>,
     ticks: Ticks,
@@ -80,7 +81,8 @@ impl Datapath {
             Ok(btf) => Types::of(&btf),
             Err(error) => Types::unknown(error.to_string()),
         };
-        let enforce = options.policy.is_some() || attach::is_enforced(&pins)?;
+        let acts = options.policy.is_some() || options.services.is_some();
+        let enforce = acts || attach::is_enforced(&pins)?;
         let mut loaded = Loaded::load(&options, &types, &pins, &shapes, enforce)?;
         let maps = Maps::open(&pins)?;
         if options.transport == Transport::Ring {
@@ -94,6 +96,7 @@ impl Datapath {
         let retire_denied =
             loaded.get("retire_denied")?.try_clone_to_owned().doing(|| "program retire_denied")?;
         let policy = PolicyTables::open(&pins, retire_denied, connections.clone())?;
+        let services = ServiceTables::open(&pins, cpus, connections.clone())?;
         let tcx = attach::tcx(&loaded, clsact);
         links::drops(&pins, &mut loaded);
         links::sockets(&pins, &mut loaded, options.cgroup.as_deref());
@@ -115,6 +118,7 @@ impl Datapath {
             maps,
             connections,
             policy,
+            services,
             types,
             symbols: OnceLock::new(),
             ticks,
@@ -166,6 +170,11 @@ impl Datapath {
     /// gave them.
     pub fn policy(&self) -> PolicyTables {
         self.policy.clone()
+    }
+
+    /// The service tables; as [`Datapath::policy`], without [`Options::services`].
+    pub fn services(&self) -> ServiceTables {
+        self.services.clone()
     }
 
     /// What passed an interface's hooks and belongs to no connection: ingress, egress; bytes as the

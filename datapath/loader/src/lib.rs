@@ -22,7 +22,9 @@ mod options;
 mod pins;
 mod policy;
 mod reported;
+mod services;
 mod sys;
+mod table;
 
 #[doc(hidden)]
 pub mod bench;
@@ -39,3 +41,4 @@ pub use options::{Options, Transport};
 pub use pins::{cleanup, default_pin_root};
 pub use policy::{PolicySizes, PolicySnapshot, PolicyTables};
 pub use reported::ReportedMap;
+pub use services::{ServiceSizes, ServiceSnapshot, ServiceTables};

@@ -15,12 +15,16 @@ use datapath_abi::policy::{
 };
 use datapath_abi::process::{self, Process};
 use datapath_abi::reported::{self, Reported, ReportedKey};
+use datapath_abi::service::{
+    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, ReplyKey, Served,
+    ServiceCounters, ServiceSettings, SourceRange, Translation,
+};
 use datapath_abi::{ABI, event};
 
 use crate::error::Doing;
 use crate::pins::{Pins, unpin};
 use crate::sys::{self, info, map};
-use crate::{Error, Options, PolicySizes};
+use crate::{Error, Options, PolicySizes, ServiceSizes};
 
 /// Name of the map with the layout's number.
 pub(crate) const ABI_MAP: &str = "abi";
@@ -28,8 +32,16 @@ pub(crate) const ABI_MAP: &str = "abi";
 /// Entries of `reported` beyond one per connection: interfaces, drops, lost events.
 const REPORTED_OTHERS: u32 = 8192;
 
-/// Policy tables whose size is an option.
-const POLICY: [&str; 9] = [
+/// Tables of policy and services whose size is an option.
+const OPTIONAL: [&str; 17] = [
+    service::FRONTENDS,
+    service::SLOTS,
+    service::BACKENDS,
+    service::SOURCE_RANGES,
+    service::AFFINITY,
+    service::SERVED,
+    service::NOT_MASQUERADED,
+    service::TRANSLATIONS,
     policy::SUBJECTS,
     policy::POLICIES,
     policy::INTERVALS,
@@ -69,6 +81,7 @@ pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
     }
     let connections = options.max_connections;
     let sizes = options.policy.unwrap_or(PolicySizes::NONE);
+    let services = options.services.unwrap_or(ServiceSizes::NONE);
     vec![
         shape::<u32, Subject>(policy::SUBJECTS, Some(sizes.subjects)),
         shape::<u32, Policy>(policy::POLICIES, Some(sizes.policies)),
@@ -81,6 +94,18 @@ pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
         shape::<DeniedKey, DeniedCounter>(policy::DENIED, Some(sizes.denied)),
         shape::<u32, Origin>(policy::ORIGINS, Some(sizes.origins)),
         shape::<u32, AnswerCounters>(answer::MAP, None),
+        shape::<FrontendKey, Frontend>(service::FRONTENDS, Some(services.frontends)),
+        shape::<u32, u32>(service::SLOTS, Some(services.slots)),
+        shape::<u32, Backend>(service::BACKENDS, Some(services.backends)),
+        shape::<SourceRange, u32>(service::SOURCE_RANGES, Some(services.source_ranges)),
+        shape::<AffinityKey, Affinity>(service::AFFINITY, Some(services.clients)),
+        shape::<u32, Served>(service::SERVED, Some(services.interfaces)),
+        shape::<Prefix, u32>(service::NOT_MASQUERADED, Some(services.prefixes)),
+        shape::<u32, ServiceSettings>(service::SETTINGS, None),
+        shape::<ConnKey, Translation>(service::TRANSLATIONS, Some(services.translations)),
+        shape::<u32, ServiceCounters>(service::COUNTERS, None),
+        shape::<u64, Asked>(service::ASKED, None),
+        shape::<ReplyKey, Asked>(service::SOCKET_REPLIES, None),
         shape::<u32, u32>(ABI_MAP, None),
         shape::<ConnKey, ConnValue>(conn::MAP, Some(connections)),
         shape::<IfaceKey, IfaceCounters>(iface::MAP, None),
@@ -127,9 +152,9 @@ impl Shape {
         let entries = self.entries.unwrap_or(found.max_entries);
         let wanted = (self.key as u32, self.value as u32, entries);
         let found = (found.key_size, found.value_size, found.max_entries);
-        // A datapath that only observes asks for one entry: it takes any policy table as it is, and its own
+        // A datapath that only observes asks for one entry: it takes any such table as it is, and its own
         // hold nothing that another could miss.
-        let observing = POLICY.contains(&self.name) && (entries == 1 || found.2 == 1);
+        let observing = OPTIONAL.contains(&self.name) && (entries == 1 || found.2 == 1);
         if wanted == found || observing && (wanted.0, wanted.1) == (found.0, found.1) {
             if observing && found.2 == 1 && entries != 1 {
                 unpin(&path)?;

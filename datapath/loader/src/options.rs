@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Error, PolicySizes};
+use crate::{Error, PolicySizes, ServiceSizes};
 
 /// How events reach user space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Options {
     /// Room for policy, where interfaces may be attached in [`Mode::Enforce`](crate::Mode). Without, the tables
     /// that an earlier process has pinned are kept as they are.
     pub policy: Option<PolicySizes>,
+    /// Room for services, likewise: they are served where [`Mode::Enforce`](crate::Mode) is.
+    pub services: Option<ServiceSizes>,
 }
 
 // === impl Options ===

@@ -8,8 +8,7 @@
 //! written: so a node that starts lets pass until its agent has spoken, and an agent that dies changes
 //! nothing. Once there is a subject, tables that lack what they refer to refuse.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use datapath_abi::policy::{
@@ -17,11 +16,12 @@ use datapath_abi::policy::{
     Settings, Subject,
 };
 use datapath_abi::retire::{DENIED_ZERO, MAX_RECORDS, OFFSET};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Doing;
 use crate::pins::Pins;
-use crate::sys::{self, info, map, run};
+use crate::sys::{self, map, run};
+use crate::table::{put, read, read_array, read_slowly, remove, write};
 use crate::{Connections, Error};
 
 use classes::Classes;
@@ -314,80 +314,6 @@ impl PolicyTables {
             settings: Some(self.settings()?),
         })
     }
-}
-
-/// Elements moved by one system call.
-const BATCH: usize = 1024;
-
-/// Writes elements, in batches where the kernel has them for this kind of map.
-fn put<K, V>(map: BorrowedFd<'_>, entries: &[(K, V)], name: &str) -> Result<(), Error>
-where
-    K: IntoBytes + Immutable + Copy,
-    V: IntoBytes + Immutable + Copy,
-{
-    for chunk in entries.chunks(BATCH) {
-        let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
-        map::update_all(map, &keys, &values).doing(|| format!("writing {name}"))?;
-    }
-    Ok(())
-}
-
-fn write<V>(map: BorrowedFd<'_>, start: u32, values: &[V], name: &str) -> Result<(), Error>
-where
-    V: IntoBytes + Immutable + Copy,
-{
-    let mut next = start;
-    for chunk in values.chunks(BATCH) {
-        let keys: Vec<u32> = (next..).take(chunk.len()).collect();
-        map::update_all(map, &keys, chunk).doing(|| format!("writing {name}"))?;
-        next += chunk.len() as u32;
-    }
-    Ok(())
-}
-
-fn remove<K: IntoBytes + Immutable>(
-    map: BorrowedFd<'_>,
-    keys: &[K],
-    name: &str,
-) -> Result<(), Error> {
-    map::delete_all(map, keys).doing(|| format!("removing from {name}"))
-}
-
-fn read<K, V>(map: BorrowedFd<'_>, zero: K, name: &str) -> Result<Vec<(K, V)>, Error>
-where
-    K: FromBytes + IntoBytes + Immutable + Copy,
-    V: FromBytes + IntoBytes + Copy,
-{
-    let mut found = Vec::new();
-    let zero = (zero, V::new_zeroed());
-    map::walk(map, zero, &mut |key: &K, value: &V| found.push((*key, *value)))
-        .doing(|| format!("reading {name}"))?;
-    Ok(found)
-}
-
-/// Key by key: tries have no batches on older kernels.
-fn read_slowly<K, V>(map: BorrowedFd<'_>, name: &str) -> Result<Vec<(K, V)>, Error>
-where
-    K: FromBytes + IntoBytes + Immutable + Copy,
-    V: FromBytes + IntoBytes + Copy,
-{
-    let mut found = Vec::new();
-    map::walk_slowly(map, V::new_zeroed(), &mut |key: &K, value: &V| found.push((*key, *value)))
-        .doing(|| format!("reading {name}"))?;
-    Ok(found)
-}
-
-fn read_array<V>(map: BorrowedFd<'_>, name: &str) -> Result<Vec<V>, Error>
-where
-    V: FromBytes + IntoBytes + Copy,
-{
-    let read = || -> io::Result<Vec<V>> {
-        let entries = info::info::<aya_obj::generated::bpf_map_info>(map)?.max_entries;
-        let mut values = vec![V::new_zeroed(); entries as usize];
-        map::read_array(map, &mut values)?;
-        Ok(values)
-    };
-    read().doing(|| format!("reading {name}"))
 }
 
 const _: () = assert!(SELECTORS.is_multiple_of(64));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath_loader::{Connections, PolicySizes, PolicyTables};
+use datapath_loader::{Connections, PolicySizes, PolicyTables, ServiceSizes};
 use datapath_policy::{Capacity, Options};
 use stage::StopToken;
 use tokio::sync::{oneshot, watch};
@@ -273,6 +273,7 @@ fn options(config: &Config) -> datapath_loader::Options {
         drops: config.drops,
         cgroup: config.cgroup.clone(),
         policy: (config.mode == Mode::Enforce).then_some(PolicySizes::USUAL),
+        services: (config.mode == Mode::Enforce).then_some(ServiceSizes::USUAL),
     }
 }
 

@@ -180,7 +180,8 @@ impl Case {
         }
         cells.origin.set(ruling.origin);
         cells.peer_identity.set(ruling.peer);
-        cells.judged.set(Judged::new(ruling.revision, ruling.verdict as u8).0);
+        let nat = Judged(cells.judged.get()).nat();
+        cells.judged.set(Judged::new(ruling.revision, ruling.verdict as u8, nat).0);
     }
 }
 

@@ -42,6 +42,7 @@ impl Lab {
             drops: true,
             cgroup: Some(cgroup()),
             policy: None,
+            services: None,
         };
         let keeper = keeper(&name, &options.pin_dir);
         let lab = Self { name, options, keeper };
