@@ -28,9 +28,8 @@ pub const SOURCE_RANGES: &str = "source_ranges";
 pub const AFFINITY: &str = "affinity";
 /// Map name: hash of interface index (`u32`) → [`Served`]. Nothing is translated at an interface without an entry.
 pub const SERVED: &str = "served";
-/// Map name: longest-prefix trie of [`Prefix`](crate::policy::Prefix) → `u32` (1): destinations for which the source
-/// is not masqueraded.
-pub const NOT_MASQUERADED: &str = "not_masqueraded";
+/// Map name: longest-prefix trie of [`Prefix`](crate::policy::Prefix) → `u32`, bits [`MASQUERADED`] and [`NATIVE`].
+pub const PREFIXES: &str = "masquerade";
 /// Map name: array of one [`ServiceSettings`].
 pub const SETTINGS: &str = "service_settings";
 /// Map name: hash of stack-side [`ConnKey`](crate::conn::ConnKey) → [`Translation`].
@@ -143,8 +142,8 @@ layout! {
         pub client: [u8; 16],
         /// See [`Frontend::service`].
         pub service: u32,
-        /// Zero.
-        pub pad: u32,
+        /// [`INTERNAL`] or [`EXTERNAL`].
+        pub scope: u32,
     } = 24
 }
 
@@ -179,8 +178,13 @@ layout! {
 pub const FROM_POD: u32 = 1;
 /// One of the host's own: its clients are outside, and what is balanced to a backend behind it is masqueraded.
 pub const UPLINK: u32 = 2;
-/// What pods send out by it is masqueraded, but to [`NOT_MASQUERADED`].
+/// What comes from a [`MASQUERADED`] prefix and goes out by it to another than a [`NATIVE`] one is masqueraded.
 pub const MASQUERADE: u32 = 4;
+
+/// In [`PREFIXES`]: sources that are masqueraded, pods.
+pub const MASQUERADED: u32 = 1;
+/// Destinations that reach pods by their own addresses.
+pub const NATIVE: u32 = 2;
 
 layout! {
     /// What holds for all services.
@@ -211,7 +215,7 @@ layout! {
         pub service: u32,
         /// Index into [`BACKENDS`].
         pub backend: u32,
-        /// [`NAT_DESTINATION`] or [`NAT_SOURCE`].
+        /// [`NAT_DESTINATION`] …
         pub kind: u32,
     } = 32
 }
@@ -222,6 +226,8 @@ pub const NAT_NONE: u8 = 0;
 pub const NAT_DESTINATION: u8 = 1;
 /// The client's packets go out: their source is translated.
 pub const NAT_SOURCE: u8 = 2;
+/// As [`NAT_DESTINATION`], by a client from outside: what leaves the host again is masqueraded.
+pub const NAT_OUTSIDE: u8 = 3;
 
 /// Set in `skb->mark` of packets that were balanced at an uplink: if they leave by an uplink, they are masqueraded, so
 /// that answers come back here.

@@ -15,7 +15,7 @@ use aya_ebpf::macros::btf_map;
 use datapath_abi::answer::{AnswerCounters, MARK};
 use datapath_abi::iface;
 use datapath_abi::policy::{DENY_RESET, DENY_RESPONSE};
-use datapath_engine::answer::{Answer, LONGEST, answer as fill, is_answer, is_due};
+use datapath_engine::answer::{Answer, Kind, LONGEST, answer as fill, is_answer, is_due};
 use datapath_engine::{Host, Seen};
 
 use crate::enforce::CASE;
@@ -62,13 +62,15 @@ pub(crate) fn answer(skb: Skb) -> i32 {
         return black_box(TC_ACT_SHOT);
     };
     // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
-    let (seen, answer, counters) = unsafe { (&(*case).seen, &mut *answer, &mut *counters) };
+    let (case, answer, counters) = unsafe { (&*case, &mut *answer, &mut *counters) };
+    let seen = &case.seen;
     // SAFETY: the context of a tc program.
     let tagged = unsafe { (*skb.0).vlan_present != 0 };
-    if flags & DENY_RESPONSE == 0
-        || tagged
-        || !fill(&Whole(skb), seen, flags & DENY_RESET != 0, answer)
-    {
+    let by_service = case.nat.refused != 0;
+    let wanted = if by_service { case.nat.silent == 0 } else { flags & DENY_RESPONSE != 0 };
+    let kind =
+        if by_service { Kind::UNREACHABLE } else { Kind::prohibited(flags & DENY_RESET != 0) };
+    if !wanted || tagged || !fill(&Whole(skb), seen, kind, answer) {
         return black_box(TC_ACT_SHOT);
     }
     if !is_due(&mut counters.next_ns, skb.now_ns()) {

@@ -13,6 +13,7 @@ use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, 
 
 use crate::answer;
 use crate::observe::parse_from;
+use crate::rewrite::rewrite;
 use crate::skb::{Skb, Whole};
 
 /// The packet that is being judged.
@@ -45,20 +46,23 @@ pub fn enforce_l3_out(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn enforce(skb: Skb, hook: u32, link_header: u32) -> i32 {
-    let mut seen = Seen { frame: skb.frame(hook, link_header), ..Seen::NONE };
-    let parsed = match linear(skb, &mut seen) {
-        Err(Unparsed::Short) if skb.is_paged() => whole(skb, &mut seen),
+    let Some(case) = CASE.get_ptr_mut(0) else {
+        return TC_ACT_SHOT;
+    };
+    // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
+    let case = unsafe { &mut *case };
+    let seen = &mut case.seen;
+    *seen = Seen { frame: skb.frame(hook, link_header), ..Seen::NONE };
+    let parsed = match linear(skb, seen) {
+        Err(Unparsed::Short) if skb.is_paged() => whole(skb, seen),
         parsed => parsed,
     };
     match parsed {
-        Ok(()) if answer::is_ours(skb, &seen) => answer::arrived(skb, &seen),
-        Ok(()) => match enforce_seen(skb, &seen) {
-            Fate::Pass => TC_ACT_UNSPEC,
-            Fate::Refuse => answer::answer(skb),
-        },
+        Ok(()) if answer::is_ours(skb, seen) => answer::arrived(skb, seen),
+        Ok(()) => enforce_case_of(skb, case),
         Err(why) => match enforce_unparsed(&skb, &seen.frame, why) {
-            Fate::Pass => TC_ACT_UNSPEC,
             Fate::Refuse => TC_ACT_SHOT,
+            _ => TC_ACT_UNSPEC,
         },
     }
 }
@@ -84,25 +88,45 @@ fn whole(skb: Skb, seen: &mut Seen) -> Result<(), Unparsed> {
 
 /// By the verdict that stands, or else by asking for one.
 #[inline(always)]
-pub(crate) fn enforce_seen(skb: Skb, seen: &Seen) -> Fate {
-    if pass_known(&skb, seen) {
-        return Fate::Pass;
+pub(crate) fn enforce_case_of(skb: Skb, case: &mut Case) -> i32 {
+    match pass_known(&skb, &mut case.seen, &mut case.nat.change) {
+        Some(Fate::Change) => return change(skb),
+        Some(_) => return TC_ACT_UNSPEC,
+        None => {}
     }
-    if let Some(case) = CASE.get_ptr_mut(0) {
-        // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
-        unsafe { (*case).seen = *seen };
+    match ask(skb) {
+        PASS => TC_ACT_UNSPEC,
+        CHANGE => change(skb),
+        _ => answer::answer(skb),
     }
-    if ask(skb) == 0 { Fate::Pass } else { Fate::Refuse }
 }
 
-/// Judges the packet in [`CASE`]; 0 lets it pass. Out of line, and with nothing from the caller but the
+const PASS: u32 = 0;
+const REFUSE: u32 = 1;
+const CHANGE: u32 = 2;
+
+/// Judges the packet in [`CASE`]. Out of line, and with nothing from the caller but the
 /// context: so the verifier goes through it once and not for every way that leads here.
 #[inline(never)]
 fn ask(skb: Skb) -> u32 {
     let Some(case) = CASE.get_ptr_mut(0) else {
-        return black_box(1);
+        return black_box(REFUSE);
     };
-    // SAFETY: as in `enforce_seen`.
-    let fate = enforce_case(&Whole(skb), &skb, unsafe { &mut *case });
-    black_box(u32::from(fate == Fate::Refuse))
+    // SAFETY: as in `enforce`.
+    black_box(match enforce_case(&Whole(skb), &skb, unsafe { &mut *case }) {
+        Fate::Pass => PASS,
+        Fate::Refuse => REFUSE,
+        Fate::Change => CHANGE,
+    })
+}
+
+/// The packet in [`CASE`] passes, changed.
+#[inline(never)]
+fn change(skb: Skb) -> i32 {
+    let Some(case) = CASE.get_ptr(0) else {
+        return black_box(TC_ACT_SHOT);
+    };
+    // SAFETY: as in `enforce`.
+    let (seen, change) = unsafe { (&(*case).seen, &(*case).nat.change) };
+    black_box(rewrite(skb, seen, change))
 }

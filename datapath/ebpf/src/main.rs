@@ -1,7 +1,6 @@
 //! eBPF programs: hooks and maps that bind the engine to the kernel.
 //!
-//! Nothing here changes a packet that goes on. Only the classifiers of `enforce` may end a packet's way, and make its
-//! `answer` of it; those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
+//! Only the classifiers of `enforce` may end a packet's way, make its `answer` of it, or `rewrite` its addresses; those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
 //! mean is in the engine.
 //!
 //! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
@@ -21,6 +20,7 @@ mod observe;
 mod policy;
 mod process;
 mod retire;
+mod rewrite;
 mod service;
 mod skb;
 mod tick;

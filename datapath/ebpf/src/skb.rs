@@ -112,13 +112,7 @@ impl Host for Skb {
         let value = unsafe { &mut *scratch };
         *value = ConnValue::ZERO;
         fill(value);
-        match maps::CONNECTIONS.insert(key, &*value, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Ok(()),
-            Err(EEXIST) => Err(Refusal::Exists),
-            Err(E2BIG) => Err(Refusal::Full),
-            Err(ENOMEM) => Err(Refusal::Memory),
-            Err(_) => Err(Refusal::Busy),
-        }
+        maps::CONNECTIONS.insert(key, &*value, u64::from(BPF_NOEXIST)).map_err(refusal)
     }
 
     #[inline(always)]
@@ -149,6 +143,17 @@ impl Host for Skb {
         if maps::DNS.load() != 0 {
             black_box(events::names(*self, key, id, offset, length));
         }
+    }
+}
+
+/// What an insertion that failed means.
+#[inline(always)]
+pub(crate) fn refusal(error: i32) -> Refusal {
+    match error {
+        EEXIST => Refusal::Exists,
+        E2BIG => Refusal::Full,
+        ENOMEM => Refusal::Memory,
+        _ => Refusal::Busy,
     }
 }
 

@@ -55,12 +55,20 @@ pub fn observe_headers<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) 
         if let Some(cells) = host.find(&key) {
             return Counted::new(frame, headers, direction).add(host, cells, &key);
         }
-        if !create(host, frame, headers, &key, direction) {
+        if create(host, frame, headers, &key, direction) != EXISTS {
             return;
         }
     }
     host.unattributed(frame, iface::BUSY);
 }
+
+/// What became of a new connection: its entry is made, and the packet counted in it. Numbers, because such a result of a
+/// function out of line is one to the verifier whatever it is.
+pub(crate) const CREATED: u32 = 0;
+/// Another CPU was faster: the packet has yet to be counted.
+pub(crate) const EXISTS: u32 = 1;
+/// There was no room; the packet is counted as unattributed.
+pub(crate) const NOWHERE: u32 = 2;
 
 /// What a function that is compiled out of line returns, and its caller takes: some number. The
 /// verifier looks at the result's register even where there is no result, and what happens to be
@@ -95,8 +103,7 @@ pub(crate) fn fragment<H: Host>(host: &H, frame: &Frame, headers: &mut Headers) 
     Done::here()
 }
 
-/// The first packet of a connection. Whether another CPU was faster, so that the packet has yet to be
-/// counted. Out of line: it needs a stack of its own.
+/// The first packet of a connection; [`CREATED`] … Out of line: it needs a stack of its own.
 #[inline(never)]
 fn create<H: Host>(
     host: &H,
@@ -104,7 +111,7 @@ fn create<H: Host>(
     headers: &Headers,
     key: &ConnKey,
     direction: usize,
-) -> bool {
+) -> u32 {
     create_with(host, frame, headers, key, direction, |_| ())
 }
 
@@ -117,7 +124,7 @@ pub(crate) fn create_with<H: Host>(
     key: &ConnKey,
     direction: usize,
     complete: impl FnOnce(&mut ConnValue),
-) -> bool {
+) -> u32 {
     let packet = Counted::new(frame, headers, direction & 1);
     let now = host.now_ns();
     let fill = |value: &mut ConnValue| {
@@ -128,15 +135,15 @@ pub(crate) fn create_with<H: Host>(
         Ok(()) => {
             host.event(event::CREATED, 0, now, now, key);
             packet.names(host, now, key);
-            return false;
+            return CREATED;
         }
-        Err(Refusal::Exists) => return true,
+        Err(Refusal::Exists) => return EXISTS,
         Err(Refusal::Full) => iface::TABLE_FULL,
         Err(Refusal::Memory) => iface::NO_MEMORY,
         Err(Refusal::Busy) => iface::BUSY,
     };
     host.unattributed(frame, cause);
-    false
+    NOWHERE
 }
 
 /// What one packet adds.

@@ -3,7 +3,9 @@
 //! A TCP segment gets a reset (RFC 9293, 3.10.7.1) where that is wanted. Everything else gets
 //! "administratively prohibited" (ICMP type 3 code 13, RFC 1812 5.2.7.1; ICMPv6 type 1 code 1, RFC 4443 3.1), with
 //! the network header and the 8 bytes behind it (RFC 792; RFC 4443 asks for more, which would have answers
-//! larger than what they answer). Either comes from the address that the packet went to.
+//! larger than what they answer). Where a service has no backend it is "port unreachable" (type 3 code 3; ICMPv6 type 1
+//! code 4), and always a reset, as from a host where nobody listens. Either comes from the address that the packet went
+//! to.
 //!
 //! Never answered (RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4 e): ICMP other than echo requests; resets;
 //! fragments but the first; what went to more than one receiver, or came from no single sender. Nor what has
@@ -33,6 +35,21 @@ const TTL: u8 = 64;
 /// Differentiated services of ICMP errors: internetwork control (RFC 1812, 4.3.2.5).
 const CONTROL: u8 = 0xc0;
 
+/// Type and code of the errors, as they stand in place of ports.
+const UNREACHABLE_13: u16 = 3 << 8 | 13;
+const UNREACHABLE_3: u16 = 3 << 8 | 3;
+const UNREACHABLE_1: u16 = 1 << 8 | 1;
+const UNREACHABLE_4: u16 = 1 << 8 | 4;
+
+/// Which answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Whether TCP gets a reset.
+    pub reset: u32,
+    code_v4: u8,
+    code_v6: u8,
+}
+
 /// An answer's frame. Large, as [`Case`](crate::Case) is.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +70,7 @@ struct Message {
 
 /// Puts the answer to a refused packet together; false where it has none.
 #[inline(always)]
-pub fn answer<P: Packet>(packet: &P, seen: &Seen, reset: bool, answer: &mut Answer) -> bool {
+pub fn answer<P: Packet>(packet: &P, seen: &Seen, kind: Kind, answer: &mut Answer) -> bool {
     if !is_answerable(seen) {
         return false;
     }
@@ -61,11 +78,11 @@ pub fn answer<P: Packet>(packet: &P, seen: &Seen, reset: bool, answer: &mut Answ
     let Some(ethertype) = answer.turn(packet) else {
         return false;
     };
-    let reset = reset && seen.headers.protocol == TCP;
+    let reset = kind.reset != 0 && seen.headers.protocol == TCP;
     let filled = if ethertype == ETH_IPV4 {
-        answer.fill_v4(packet, &seen.headers, reset)
+        answer.fill_v4(packet, &seen.headers, reset, kind.code_v4)
     } else {
-        answer.fill_v6(packet, &seen.headers, reset)
+        answer.fill_v6(packet, &seen.headers, reset, kind.code_v6)
     };
     filled.is_some()
 }
@@ -78,8 +95,12 @@ pub fn is_answer(headers: &Headers) -> bool {
             headers.payload_bytes == 0
                 && headers.tcp().is_some_and(|header| header.flags & tcp::RST != 0)
         }
-        ICMP => headers.icmp_type == 3 && headers.source_port == 3 << 8 | 13,
-        ICMPV6 => headers.icmp_type == 1 && headers.source_port == 1 << 8 | 1,
+        ICMP => {
+            headers.icmp_type == 3 && matches!(headers.source_port, UNREACHABLE_13 | UNREACHABLE_3)
+        }
+        ICMPV6 => {
+            headers.icmp_type == 1 && matches!(headers.source_port, UNREACHABLE_1 | UNREACHABLE_4)
+        }
         _ => false,
     }
 }
@@ -152,6 +173,19 @@ impl Message {
     const RESET: Self = Self { protocol: TCP, services: 0, length: 20 };
 }
 
+// === impl Kind ===
+
+impl Kind {
+    /// To what the policy refused.
+    #[inline(always)]
+    pub fn prohibited(reset: bool) -> Self {
+        Self { reset: u32::from(reset), code_v4: 13, code_v6: 1 }
+    }
+
+    /// To what a service refused.
+    pub const UNREACHABLE: Self = Self { reset: 1, code_v4: 3, code_v6: 4 };
+}
+
 // === impl Answer ===
 
 impl Answer {
@@ -172,7 +206,13 @@ impl Answer {
     }
 
     #[inline(always)]
-    fn fill_v4<P: Packet>(&mut self, packet: &P, headers: &Headers, reset: bool) -> Option<()> {
+    fn fill_v4<P: Packet>(
+        &mut self,
+        packet: &P,
+        headers: &Headers,
+        reset: bool,
+        code: u8,
+    ) -> Option<()> {
         const TRANSPORT: usize = LINK + V4;
         const QUOTE: usize = TRANSPORT + 8;
         self.put(QUOTE, &packet.load::<V4>(ETHERNET)?);
@@ -185,7 +225,7 @@ impl Answer {
             self.reset(TRANSPORT, headers);
             Message::RESET
         } else {
-            self.error(TRANSPORT, packet, headers, V4, [3, 13])?;
+            self.error(TRANSPORT, packet, headers, V4, [3, code])?;
             self.put(TRANSPORT + 2, &checksum(sum(&self.bytes[TRANSPORT..])));
             Message::error(ICMP, V4)
         };
@@ -200,7 +240,13 @@ impl Answer {
     }
 
     #[inline(always)]
-    fn fill_v6<P: Packet>(&mut self, packet: &P, headers: &Headers, reset: bool) -> Option<()> {
+    fn fill_v6<P: Packet>(
+        &mut self,
+        packet: &P,
+        headers: &Headers,
+        reset: bool,
+        code: u8,
+    ) -> Option<()> {
         const TRANSPORT: usize = LINK + V6;
         const QUOTE: usize = TRANSPORT + 8;
         self.put(QUOTE, &packet.load::<V6>(ETHERNET)?);
@@ -212,7 +258,7 @@ impl Answer {
             self.reset(TRANSPORT, headers);
             Message::RESET
         } else {
-            self.error(TRANSPORT, packet, headers, V6, [1, 1])?;
+            self.error(TRANSPORT, packet, headers, V6, [1, code])?;
             let message = Message::error(ICMPV6, V6);
             let sum = sum(&self.bytes[TRANSPORT..]) + pseudo_header(headers, &message);
             self.put(TRANSPORT + 2, &checksum(sum));

@@ -20,16 +20,20 @@ use datapath_abi::policy::{
     KEEP_ESTABLISHED, NO_ORIGIN, OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject,
 };
 
-use crate::account::{self, Counted, Done, TRIES};
+use datapath_abi::service::{NAT_NONE, ORIGIN_NO_BACKEND, ORIGIN_NOT_ALLOWED};
+
+use crate::account::{self, CREATED, Counted, Done, EXISTS, TRIES};
 use crate::cells::{Cell, ConnCells, Judged};
 use crate::host::{Frame, Host};
 use crate::key;
+use crate::nat::{self, Change};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, ICMP, ICMPV6, Unparsed};
 use crate::policy::{self, Question, Tables};
+use crate::service::Services;
 use crate::tcp;
 
-use case::{Asked, Ruling, reuses};
+use case::{Asked, Ruling};
 pub use case::{Case, Seen};
 
 mod case;
@@ -41,12 +45,14 @@ mod icmp;
 pub enum Fate {
     /// It goes on.
     Pass,
+    /// It goes on with another source or destination: by the [`Change`] that was filled in.
+    Change,
     /// It goes no further.
     Refuse,
 }
 
 /// What enforcing needs besides a [`Host`].
-pub trait Enforcer: Host + Tables {
+pub trait Enforcer: Host + Tables + Services {
     /// The present policy revision.
     fn revision(&self) -> u32;
 
@@ -66,19 +72,26 @@ pub trait Enforcer: Host + Tables {
     fn audited(&self, key: &DeniedKey, packet: &DeniedCounter);
 }
 
-/// Observes a packet that can be read whole, and says whether it may pass.
-pub fn enforce<P: Packet, H: Enforcer>(packet: &P, host: &H, frame: &Frame) -> Fate {
+/// Observes a packet that can be read whole, and says whether it may pass, and as what.
+pub fn enforce<P: Packet, H: Enforcer>(
+    packet: &P,
+    host: &H,
+    frame: &Frame,
+    change: &mut Change,
+) -> Fate {
     let mut seen = Seen { frame: *frame, ..Seen::NONE };
     let Frame { link_header, ethertype, length, .. } = *frame;
     if let Err(why) = parse::frame_into(packet, link_header, ethertype, length, &mut seen.headers) {
         return enforce_unparsed(host, frame, why);
     }
     locate(host, &mut seen);
-    if pass_known(host, &seen) {
-        return Fate::Pass;
+    if let Some(fate) = pass_known(host, &mut seen, change) {
+        return fate;
     }
     let mut case = Case { seen, ..Case::NONE };
-    enforce_case(packet, host, &mut case)
+    let fate = enforce_case(packet, host, &mut case);
+    *change = case.nat.change;
+    fate
 }
 
 /// Frames of other protocols than IP pass. IP that contradicts itself does not, where there is policy
@@ -105,25 +118,101 @@ pub fn locate<H: Host>(host: &H, seen: &mut Seen) {
     seen.direction = direction as u32;
 }
 
-/// Whether the packet passes by a verdict that stands: then it has been counted. Otherwise it is one for
-/// [`enforce_case`]. This is all that happens to most packets: one lookup, and the accounting.
+/// What becomes of a packet by a verdict that stands: then it has been counted. Otherwise it is one for
+/// [`enforce_case`], and `seen` is as it was. This is all that happens to most packets: one lookup (two where the
+/// source is translated), and the accounting.
 #[inline(always)]
-pub fn pass_known<H: Enforcer>(host: &H, seen: &Seen) -> bool {
-    if matches!(seen.headers.protocol, ICMP | ICMPV6) {
-        return false;
+pub fn pass_known<H: Enforcer>(host: &H, seen: &mut Seen, change: &mut Change) -> Option<Fate> {
+    if matches!(seen.headers.protocol, ICMP | ICMPV6) || nat::begins(&seen.headers) {
+        return None;
     }
     let Some(cells) = host.find(&seen.key) else {
-        return false;
+        let known =
+            seen.frame.hook == iface::EGRESS && black_box(pass_to_wire(host, seen, change)) != 0;
+        return known.then_some(Fate::Change);
     };
     let judged = Judged(cells.judged.get());
-    if judged.revision() != host.revision()
-        || judged.verdict() == DENY
-        || reuses(cells, &seen.headers)
-    {
-        return false;
+    if judged.revision() != host.revision() || judged.verdict() == DENY {
+        return None;
+    }
+    if judged.nat() == NAT_NONE {
+        black_box(count(host, seen, cells));
+        return Some(Fate::Pass);
+    }
+    let known = seen.frame.hook == iface::INGRESS
+        && black_box(pass_to_stack(host, seen, change, cells)) != 0;
+    known.then_some(Fate::Change)
+}
+
+/// A packet of a connection whose destination is translated, on ingress. 0 where the translation is not to be used.
+#[inline(never)]
+fn pass_to_stack<H: Enforcer>(
+    host: &H,
+    seen: &Seen,
+    change: &mut Change,
+    cells: &ConnCells<H::Shared>,
+) -> u32 {
+    let ports = cells.stack_ports.get();
+    *change = Change {
+        old_address: seen.headers.destination,
+        address: cells.stack_addr(),
+        old_port: seen.headers.destination_port,
+        port: ports as u16,
+        old_peer_port: seen.headers.source_port,
+        peer_port: (ports >> 16) as u16,
+        kind: u32::from(Judged(cells.judged.get()).nat()),
+        inner: 0,
+    };
+    if !nat::is_alive(host, seen, cells) {
+        return black_box(0);
     }
     black_box(count(host, seen, cells));
-    true
+    black_box(1)
+}
+
+/// A packet on egress whose source may be translated: if so, and by a verdict that stands, it is counted as what it
+/// becomes. Otherwise 0, and `seen` is as it was.
+#[inline(never)]
+fn pass_to_wire<H: Enforcer>(host: &H, seen: &mut Seen, change: &mut Change) -> u32 {
+    let Some(translation) = host.translation(&seen.key) else {
+        return black_box(0);
+    };
+    *change = Change {
+        old_address: seen.headers.source,
+        address: translation.address,
+        old_port: seen.headers.source_port,
+        port: translation.port,
+        old_peer_port: seen.headers.destination_port,
+        peer_port: translation.peer_port,
+        kind: translation.kind,
+        inner: 0,
+    };
+    seen.headers.source = change.address;
+    seen.headers.source_port = change.port;
+    seen.headers.destination_port = change.peer_port;
+    locate_again(seen);
+    if let Some(cells) = host.find(&seen.key) {
+        let judged = Judged(cells.judged.get());
+        if judged.revision() == host.revision()
+            && judged.verdict() != DENY
+            && judged.nat() != NAT_NONE
+        {
+            black_box(count(host, seen, cells));
+            return black_box(1);
+        }
+    }
+    seen.headers.source = change.old_address;
+    seen.headers.source_port = change.old_port;
+    seen.headers.destination_port = change.old_peer_port;
+    locate_again(seen);
+    black_box(0)
+}
+
+#[inline(always)]
+fn locate_again(seen: &mut Seen) {
+    let (key, direction) = key::of(&seen.frame, &seen.headers);
+    seen.key = key;
+    seen.direction = direction as u32;
 }
 
 /// Counts a packet of a connection that exists. Out of line: what it keeps on the stack is not there
@@ -139,6 +228,11 @@ fn count<H: Host>(host: &H, seen: &Seen, cells: &ConnCells<H::Shared>) -> Done {
 #[inline(always)]
 pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
     for turn in 0..TRIES {
+        black_box(nat::plan(host, case, turn));
+        if case.nat.refused != 0 {
+            black_box(refuse(host, case));
+            return Fate::Refuse;
+        }
         let found = host.find(&case.seen.key);
         case.ruling = Ruling { revision: host.revision(), ..Ruling::NONE };
         let stands = match found {
@@ -169,34 +263,77 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
             }
             return Fate::Refuse;
         }
-        match found {
-            Some(cells) => {
-                black_box(count(host, &case.seen, cells));
-                return Fate::Pass;
-            }
-            None if !create(host, case) => return Fate::Pass,
-            // Another CPU was faster: its entry is there now.
-            None => {}
+        if !nat::enter(host, case) {
+            continue;
+        }
+        if case.nat.refused == 0 {
+            match found {
+                Some(cells) => {
+                    black_box(settle(host, case, cells));
+                    return case.fate();
+                }
+                None => match create(host, case) {
+                    CREATED => return case.fate(),
+                    // Another CPU was faster: its entry is there now.
+                    EXISTS => black_box(nat::withdraw(host, case, false)),
+                    _ if case.nat.kind == u32::from(NAT_NONE) => return Fate::Pass,
+                    _ => black_box(nat::withdraw(host, case, true)),
+                },
+            };
+        }
+        if case.nat.refused != 0 {
+            black_box(refuse(host, case));
+            return Fate::Refuse;
         }
     }
     host.unattributed(&case.seen.frame, iface::BUSY);
-    Fate::Pass
+    if case.nat.kind == u32::from(NAT_NONE) { Fate::Pass } else { Fate::Refuse }
+}
+
+/// Counts a packet of a connection that exists, and may have yet to learn how it is translated.
+#[inline(never)]
+fn settle<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H::Shared>) -> Done {
+    if case.nat.fresh != 0 {
+        black_box(nat::adopt(host, case, cells));
+        nat::begun(host, case);
+    }
+    black_box(count(host, &case.seen, cells))
 }
 
 /// A new connection that may pass; see [`account::create_with`]. Out of line: it needs a stack of its
 /// own.
 #[inline(never)]
-fn create<H: Host>(host: &H, case: &Case) -> bool {
-    let Case { seen, ruling, .. } = case;
+fn create<H: Enforcer>(host: &H, case: &Case) -> u32 {
+    let Case { seen, ruling, nat, .. } = case;
     let direction = seen.direction as usize;
-    account::create_with(host, &seen.frame, &seen.headers, &seen.key, direction, |value| {
-        value.origin = ruling.origin;
-        value.peer_identity = ruling.peer;
-        if ruling.keep != 0 {
-            value.revision = ruling.revision;
-            value.verdict = ruling.verdict as u8;
-        }
-    })
+    let made =
+        account::create_with(host, &seen.frame, &seen.headers, &seen.key, direction, |value| {
+            value.origin = ruling.origin;
+            value.peer_identity = ruling.peer;
+            nat.fill(seen, value);
+            if ruling.keep != 0 {
+                value.revision = ruling.revision;
+                value.verdict = ruling.verdict as u8;
+            }
+        });
+    if made == CREATED {
+        nat::begun(host, case);
+    }
+    black_box(made)
+}
+
+/// Counts a packet that a service refused.
+#[inline(never)]
+fn refuse<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let client = case.seen.headers.client(case.seen.direction as usize) as u32;
+    let (verdict, origin) = (u32::from(DENY), case.nat.refused);
+    case.ruling = Ruling { verdict, origin, client, ..Ruling::NONE };
+    host.count(|counters| match origin {
+        ORIGIN_NO_BACKEND => counters.no_backend += 1,
+        ORIGIN_NOT_ALLOWED => counters.not_allowed += 1,
+        _ => {}
+    });
+    black_box(report(host, case))
 }
 
 /// Whether the policy is to be asked about the connection, and what: in the direction of its client. Out
@@ -208,13 +345,15 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
     };
     // The endpoint's side of its interface is behind the ingress hook; the host is behind the egress hook
     // of its own. Directions 0 and 1 begin at the low and the high end.
-    let client = case.ruling.client & 1;
-    let from_ingress = client == case.seen.key.path();
+    // What is judged is the stack side: a backend, not the address that stands for it.
+    let client = (case.ruling.client ^ case.seen.direction ^ case.nat.stack_direction) & 1;
+    let key = &case.nat.stack;
+    let from_ingress = client == key.path();
     let is_host = subject.flags & SUBJECT_HOST != 0;
     let is_client = from_ingress ^ is_host;
     let peer_is_low = (client == 0) ^ is_client;
     if is_host {
-        case.asked.peer = select(&case.seen.key, !peer_is_low);
+        case.asked.peer = select(key, !peer_is_low);
         let local = host.peer(&case.asked.peer);
         if local.is_none_or(|local| local.identity != HOST_IDENTITY) {
             return false;
@@ -223,8 +362,8 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
     case.asked = Asked {
         subject,
         direction: if is_client { EGRESS as u32 } else { INGRESS as u32 },
-        port: u32::from(icmp::port(&case.seen.headers, server_port(&case.seen.key, client))),
-        peer: select(&case.seen.key, peer_is_low),
+        port: u32::from(icmp::port(&case.seen.headers, server_port(key, client))),
+        peer: select(key, peer_is_low),
     };
     true
 }

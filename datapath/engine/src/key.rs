@@ -21,6 +21,19 @@ pub struct Ends {
     pub protocol: u8,
 }
 
+// === impl Ends ===
+
+impl Ends {
+    /// Nobody.
+    pub const NONE: Self = Self {
+        source: [0; 16],
+        destination: [0; 16],
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+    };
+}
+
 /// The packet's key and its direction (index of [`ConnValue::dirs`](datapath_abi::conn::ConnValue)).
 #[inline(always)]
 pub fn of(frame: &Frame, headers: &Headers) -> (ConnKey, usize) {
@@ -49,23 +62,31 @@ pub fn of(frame: &Frame, headers: &Headers) -> (ConnKey, usize) {
 /// As [`of`], for a packet of which only the ends are known.
 #[inline(always)]
 pub fn of_ends(ifindex: u32, hook: u32, ends: &Ends) -> ConnKey {
+    located(ifindex, hook, ends).0
+}
+
+/// As [`of_ends`], with the direction.
+#[inline(always)]
+pub fn located(ifindex: u32, hook: u32, ends: &Ends) -> (ConnKey, usize) {
     let (source, destination) = (&ends.source, &ends.destination);
     if ascending(source, ends.source_port, destination, ends.destination_port) {
-        ConnKey {
+        let key = ConnKey {
             low_addr: *source,
             high_addr: *destination,
             low_port: ends.source_port,
             high_port: ends.destination_port,
             link: link(ifindex, hook, ends.protocol, LOW_TO_HIGH),
-        }
+        };
+        (key, LOW_TO_HIGH)
     } else {
-        ConnKey {
+        let key = ConnKey {
             low_addr: *destination,
             high_addr: *source,
             low_port: ends.destination_port,
             high_port: ends.source_port,
             link: link(ifindex, hook, ends.protocol, HIGH_TO_LOW),
-        }
+        };
+        (key, HIGH_TO_LOW)
     }
 }
 

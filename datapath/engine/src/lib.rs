@@ -21,9 +21,12 @@ pub mod cells;
 pub mod enforce;
 pub mod host;
 pub mod key;
+pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod rewrite;
+pub mod service;
 pub mod tcp;
 
 pub use account::{observe, observe_headers, observe_unparsed};
@@ -31,4 +34,6 @@ pub use enforce::{
     Case, Enforcer, Fate, Seen, enforce, enforce_case, enforce_unparsed, locate, pass_known,
 };
 pub use host::{Frame, Host, Refusal};
+pub use nat::Change;
 pub use packet::{Packet, Slice};
+pub use service::Services;

@@ -8,6 +8,7 @@
 mod ip;
 mod transport;
 
+use crate::key::Ends;
 use crate::packet::Packet;
 use crate::tcp;
 
@@ -88,12 +89,16 @@ pub struct Headers {
     pub identification: u32,
     /// For fragments: protocol by the IP or fragment header.
     pub fragment_protocol: u8,
+    /// 4 or 6.
+    pub version: u8,
     /// For ICMP: its type, or [`NO_TYPE`] where it is unknown (a fragment without its first).
     pub icmp_type: u16,
     /// For TCP: its header, if it is here (see [`Headers::tcp`]).
     pub tcp: Tcp,
     /// Where the network header begins, bytes from the frame's beginning.
     pub network_offset: u32,
+    /// Where the transport header begins, or a later fragment's part of the payload.
+    pub transport_offset: u32,
     /// Bytes of the network and transport headers.
     pub header_bytes: u32,
     /// Bytes of payload behind the transport header, by the IP header (so without padding).
@@ -141,7 +146,9 @@ pub fn frame_into<P: Packet>(
         _ => return Err(Unparsed::Other),
     };
     headers.forget(packet.zero());
-    transport::parse(packet, headers, at ^ packet.zero())?;
+    let at = at ^ packet.zero();
+    headers.transport_offset = at;
+    transport::parse(packet, headers, at)?;
     headers.forget(packet.zero());
     Ok(())
 }
@@ -196,12 +203,35 @@ impl Headers {
         fragment: Fragment::WHOLE,
         identification: 0,
         fragment_protocol: 0,
+        version: 0,
         icmp_type: NO_TYPE,
         tcp: Tcp { sequence: 0, acknowledgement: 0, flags: 0 },
         network_offset: 0,
+        transport_offset: 0,
         header_bytes: 0,
         payload_bytes: 0,
     };
+
+    /// Source and destination.
+    #[inline(always)]
+    pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            source: self.source,
+            destination: self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Gives it another source and destination.
+    #[inline(always)]
+    pub(crate) fn set_ends(&mut self, ends: &Ends) {
+        self.source = ends.source;
+        self.destination = ends.destination;
+        self.source_port = ends.source_port;
+        self.destination_port = ends.destination_port;
+    }
 
     /// Changes nothing; see [`Packet::zero`].
     #[inline(always)]
@@ -211,6 +241,7 @@ impl Headers {
         self.protocol ^= zero as u8;
         self.fragment.0 ^= zero as u8;
         self.fragment_protocol ^= zero as u8;
+        self.version ^= zero as u8;
         self.icmp_type ^= zero as u16;
         self.identification ^= zero;
         self.header_bytes ^= zero;

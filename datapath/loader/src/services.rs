@@ -37,7 +37,7 @@ pub struct ServiceSizes {
     pub clients: u32,
     /// Interfaces.
     pub interfaces: u32,
-    /// Prefixes that are not masqueraded.
+    /// Prefixes that masquerading knows.
     pub prefixes: u32,
     /// Translated connections, some 120 bytes each.
     pub translations: u32,
@@ -55,7 +55,7 @@ struct Tables {
     source_ranges: OwnedFd,
     affinity: OwnedFd,
     served: OwnedFd,
-    not_masqueraded: OwnedFd,
+    prefixes: OwnedFd,
     settings: OwnedFd,
     translations: OwnedFd,
     counters: OwnedFd,
@@ -77,8 +77,8 @@ pub struct ServiceSnapshot {
     pub source_ranges: Vec<SourceRange>,
     /// By interface.
     pub served: Vec<(u32, Served)>,
-    /// Prefixes that are not masqueraded.
-    pub not_masqueraded: Vec<Prefix>,
+    /// Prefixes with what masquerading makes of them.
+    pub prefixes: Vec<(Prefix, u32)>,
     /// What holds for all.
     pub settings: Option<ServiceSettings>,
 }
@@ -126,7 +126,7 @@ impl ServiceTables {
             source_ranges: open(service::SOURCE_RANGES)?,
             affinity: open(service::AFFINITY)?,
             served: open(service::SERVED)?,
-            not_masqueraded: open(service::NOT_MASQUERADED)?,
+            prefixes: open(service::PREFIXES)?,
             settings: open(service::SETTINGS)?,
             translations: open(service::TRANSLATIONS)?,
             counters: open(service::COUNTERS)?,
@@ -177,15 +177,15 @@ impl ServiceTables {
         remove(self.0.served.as_fd(), keys, service::SERVED)
     }
 
-    /// Writes prefixes that are not masqueraded.
-    pub fn put_not_masqueraded(&self, entries: &[Prefix]) -> Result<(), Error> {
-        let entries: Vec<_> = entries.iter().map(|prefix| (*prefix, 1u32)).collect();
-        put(self.0.not_masqueraded.as_fd(), &entries, service::NOT_MASQUERADED)
+    /// Says which sources are masqueraded, and to which destinations they are not; see
+    /// [`service::PREFIXES`].
+    pub fn put_prefixes(&self, entries: &[(Prefix, u32)]) -> Result<(), Error> {
+        put(self.0.prefixes.as_fd(), entries, service::PREFIXES)
     }
 
     /// Removes such prefixes.
-    pub fn remove_not_masqueraded(&self, keys: &[Prefix]) -> Result<(), Error> {
-        remove(self.0.not_masqueraded.as_fd(), keys, service::NOT_MASQUERADED)
+    pub fn remove_prefixes(&self, keys: &[Prefix]) -> Result<(), Error> {
+        remove(self.0.prefixes.as_fd(), keys, service::PREFIXES)
     }
 
     /// What holds for all services.
@@ -214,15 +214,13 @@ impl ServiceTables {
         let key = FrontendKey::new_zeroed();
         let ranges: Vec<(SourceRange, u32)> =
             read_slowly(tables.source_ranges.as_fd(), service::SOURCE_RANGES)?;
-        let prefixes: Vec<(Prefix, u32)> =
-            read_slowly(tables.not_masqueraded.as_fd(), service::NOT_MASQUERADED)?;
         Ok(ServiceSnapshot {
             frontends: read(tables.frontends.as_fd(), key, service::FRONTENDS)?,
             slots: read_array(tables.slots.as_fd(), service::SLOTS)?,
             backends: read_array(tables.backends.as_fd(), service::BACKENDS)?,
             source_ranges: ranges.into_iter().map(|(range, _)| range).collect(),
             served: read(tables.served.as_fd(), 0, service::SERVED)?,
-            not_masqueraded: prefixes.into_iter().map(|(prefix, _)| prefix).collect(),
+            prefixes: read_slowly(tables.prefixes.as_fd(), service::PREFIXES)?,
             settings: Some(self.settings()?),
         })
     }

@@ -4,6 +4,7 @@
 //! Each makes namespaces and a pin directory of its own (prefix `wl-`), which vanish with it, also when it is killed.
 
 mod kernel {
+    pub(crate) mod cluster;
     pub(crate) mod lab;
     pub(crate) mod native;
     pub(crate) mod raw;
@@ -23,5 +24,6 @@ mod kernel {
     mod oracle;
     mod process;
     mod retire;
+    mod services;
     mod traces;
 }

@@ -3,10 +3,13 @@
 use datapath_abi::conn::ConnKey;
 use datapath_abi::policy::{DENY, DeniedCounter, DeniedKey, NO_ORIGIN, Subject, UNJUDGED};
 
-use super::icmp;
+use datapath_abi::service::NAT_NONE;
+
+use super::{Fate, icmp};
 use crate::cells::{Cell, ConnCells, Judged, Shared};
 use crate::host::Frame;
 use crate::key::Ends;
+use crate::nat::Nat;
 use crate::parse::{Headers, ICMP, ICMPV6};
 use crate::tcp;
 
@@ -31,6 +34,8 @@ pub struct Seen {
 pub struct Case {
     /// The packet.
     pub seen: Seen,
+    /// How it is translated.
+    pub nat: Nat,
     pub(super) ruling: Ruling,
     pub(super) asked: Asked,
     /// What an ICMP error is about.
@@ -93,6 +98,7 @@ impl Case {
     /// No packet.
     pub const NONE: Self = Self {
         seen: Seen::NONE,
+        nat: Nat::NONE,
         ruling: Ruling::NONE,
         asked: Asked {
             subject: Subject { policy: 0, identity: 0, flags: 0, pad: 0 },
@@ -100,13 +106,7 @@ impl Case {
             port: 0,
             peer: [0; 16],
         },
-        inner: Ends {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-        },
+        inner: Ends::NONE,
         denied: DeniedKey {
             source: [0; 16],
             destination: [0; 16],
@@ -128,6 +128,12 @@ impl Case {
             retired: 0,
         },
     };
+
+    /// What becomes of a packet that passes.
+    #[inline(always)]
+    pub(super) fn fate(&self) -> Fate {
+        if self.nat.kind == u32::from(NAT_NONE) { Fate::Pass } else { Fate::Change }
+    }
 
     /// A connection that has no entry: nothing stands.
     #[inline(always)]

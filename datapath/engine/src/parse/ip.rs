@@ -39,6 +39,7 @@ pub(super) fn v4<P: Packet>(
     headers.fragment = fragment(part & 0x1fff != 0, part & 0x2000 != 0);
     headers.identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
     headers.fragment_protocol = header[9];
+    headers.version = 4;
     headers.header_bytes = header_bytes;
     headers.payload_bytes = total - header_bytes;
     Ok(offset + header_bytes)
@@ -71,6 +72,7 @@ pub(super) fn v6<P: Packet>(
     headers.destination = destination;
     headers.protocol = header[6];
     headers.fragment = Fragment::WHOLE;
+    headers.version = 6;
     headers.header_bytes = 40;
     if is_extension(headers.protocol) {
         extensions(packet, offset, headers)?;

@@ -1,7 +1,7 @@
 //! What a refused packet is answered, and which are not.
 
 use datapath_abi::iface::INGRESS;
-use datapath_engine::answer::{Answer, BURST, PER_SECOND, answer, is_answer, is_due};
+use datapath_engine::answer::{Answer, BURST, Kind, PER_SECOND, answer, is_answer, is_due};
 use datapath_engine::parse::{self, ETHERNET, Headers};
 use datapath_engine::{Frame, Seen, Slice};
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn to(bytes: &[u8], reset: bool) -> Option<Vec<u8>> {
     let headers = headers(bytes);
     let mut found = Answer::NONE;
     let seen = Seen { frame, headers, ..Seen::NONE };
-    answer(&Slice(bytes), &seen, reset, &mut found)
+    answer(&Slice(bytes), &seen, Kind::prohibited(reset), &mut found)
         .then(|| found.bytes[..found.length as usize].to_vec())
 }
 

@@ -12,7 +12,7 @@ use datapath_abi::policy::{
 use datapath_engine::atomics::Atomics;
 use datapath_engine::cells::ConnCells;
 use datapath_engine::policy::Tables;
-use datapath_engine::{Enforcer, Fate, Frame, Host, Refusal, Slice, enforce};
+use datapath_engine::{Change, Enforcer, Fate, Frame, Host, Refusal, Services, Slice, enforce};
 
 use crate::engine::build::{A4, A6, B4, B6, Build, Segment};
 use crate::engine::sim::Sim;
@@ -65,7 +65,7 @@ impl Guard {
     fn passes(&self, hook: u32, bytes: &[u8]) -> bool {
         let length = bytes.len() as u32;
         let frame = Frame { ifindex: 7, hook, length, segments: 0, link_header: 14, ethertype: 0 };
-        enforce(&Slice(bytes), self, &frame) == Fate::Pass
+        enforce(&Slice(bytes), self, &frame, &mut { Change::NONE }) == Fate::Pass
     }
 
     /// From the endpoint.
@@ -144,6 +144,8 @@ impl Tables for Guard {
         self.flags.get()
     }
 }
+
+impl Services for Guard {}
 
 impl Enforcer for Guard {
     fn revision(&self) -> u32 {

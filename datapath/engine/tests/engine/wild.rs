@@ -9,12 +9,14 @@ use datapath_abi::policy::{
     ANYBODY, Class, DeniedCounter, DeniedKey, Interval, Peer, Policy, PolicySide, Rule, SECTIONS,
     SELECTORS, Section, Subject,
 };
-use datapath_engine::answer::{Answer, answer, is_answer};
+use datapath_engine::answer::{Answer, Kind, answer, is_answer};
 use datapath_engine::atomics::Atomics;
 use datapath_engine::cells::ConnCells;
 use datapath_engine::parse::{self, ETHERNET};
 use datapath_engine::policy::Tables;
-use datapath_engine::{Enforcer, Fate, Frame, Host, Refusal, Seen, Slice, enforce};
+use datapath_engine::{
+    Change, Enforcer, Fate, Frame, Host, Refusal, Seen, Services, Slice, enforce,
+};
 
 use super::sim::Sim;
 
@@ -79,7 +81,7 @@ impl Wild {
     pub(crate) fn enforce(&self, bytes: &[u8], hook: u32, paged: u32, segments: u32) {
         let length = bytes.len() as u32 + paged;
         let frame = Frame { ifindex: 7, hook, length, segments, link_header: 14, ethertype: 0 };
-        let fate = enforce(&Slice(bytes), self, &frame);
+        let fate = enforce(&Slice(bytes), self, &frame, &mut { Change::NONE });
         let (frames, total) = self.sim.seen.get();
         self.sim.seen.set((frames + 1, total + u64::from(length)));
         if fate == Fate::Refuse {
@@ -122,12 +124,12 @@ fn answers(bytes: &[u8], frame: &Frame) {
     let seen = Seen { frame: *frame, headers, ..Seen::NONE };
     for reset in [false, true] {
         let mut found = Answer::NONE;
-        if answer(&Slice(bytes), &seen, reset, &mut found) {
+        if answer(&Slice(bytes), &seen, Kind::prohibited(reset), &mut found) {
             let bytes = &found.bytes[..found.length as usize];
             let headers = parse::frame(&Slice(bytes), ETHERNET, 0, found.length).unwrap();
             assert!(is_answer(&headers));
             let seen = Seen { headers, ..seen };
-            assert!(!answer(&Slice(bytes), &seen, reset, &mut { Answer::NONE }));
+            assert!(!answer(&Slice(bytes), &seen, Kind::prohibited(reset), &mut { Answer::NONE }));
         }
     }
 }
@@ -209,6 +211,8 @@ impl Tables for Wild {
         self.any(4, 0) as u32 & self.any(4, 1) as u32 & 7
     }
 }
+
+impl Services for Wild {}
 
 impl Enforcer for Wild {
     fn revision(&self) -> u32 {

@@ -12,7 +12,7 @@ use datapath_abi::policy::{
 use datapath_engine::atomics::Atomics;
 use datapath_engine::cells::ConnCells;
 use datapath_engine::policy::Tables as Asked;
-use datapath_engine::{Enforcer, Frame, Host, Refusal};
+use datapath_engine::{Enforcer, Frame, Host, Refusal, Services};
 
 use crate::kernel::tables::Tables;
 
@@ -107,6 +107,8 @@ impl Asked for Native {
         self.tables.flags
     }
 }
+
+impl Services for Native {}
 
 impl Enforcer for Native {
     fn revision(&self) -> u32 {

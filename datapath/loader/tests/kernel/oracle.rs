@@ -9,7 +9,7 @@ use datapath_abi::policy::{
     ANYBODY, AUDIT_ALL, DENY_BIT, HOST_IDENTITY, KEEP_ESTABLISHED, Peer, Policy, PolicySide, Rule,
     SECTIONS, SUBJECT_AUDIT, SUBJECT_HOST, Section, Subject,
 };
-use datapath_engine::{Fate, Frame, Slice, enforce};
+use datapath_engine::{Change, Fate, Frame, Slice, enforce};
 use datapath_loader::bench::Bench;
 use datapath_loader::{Connections, PolicyTables};
 
@@ -308,7 +308,8 @@ fn kernel_and_native_agree() {
                             link_header: 14,
                             ethertype: 0,
                         };
-                        let expected = enforce(&Slice(&bytes), &native, &frame);
+                        let expected =
+                            enforce(&Slice(&bytes), &native, &frame, &mut { Change::NONE });
                         let verdict = bench.verdict(&programs[hook as usize], &bytes).unwrap();
                         let fate = if verdict == SHOT { Fate::Refuse } else { Fate::Pass };
                         assert_eq!(

@@ -1,0 +1,604 @@
+//! Which packets get another source or destination, and which: wire and stack side of a connection, see
+//! [`datapath_abi::service`].
+//!
+//! No two connections of an interface share a wire side, nor a stack side: what would collide gets another port of the
+//! client's, from the range that [`ServiceSettings`](datapath_abi::service::ServiceSettings) names.
+
+use core::hint::black_box;
+
+use datapath_abi::conn::{ConnKey, ConnValue};
+use datapath_abi::iface;
+use datapath_abi::service::{
+    ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
+    NAT_DESTINATION, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, ORIGIN_NO_TRANSLATION, Served,
+    Translation, UPLINK,
+};
+
+use crate::account::Done;
+use crate::cells::{Cell, ConnCells, Judged};
+use crate::enforce::{Case, Enforcer, Seen};
+use crate::host::Refusal;
+use crate::key::{self, Ends};
+use crate::parse::{Fragment, Headers, ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::service::{Choice, choose};
+use crate::tcp;
+
+/// Ports that are tried before there is said to be none.
+const PORTS: u32 = 32;
+
+/// What a packet gets instead of its destination (on ingress) or source (on egress), and what it had.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The address that is replaced.
+    pub old_address: [u8; 16],
+    /// What by.
+    pub address: [u8; 16],
+    /// Its port; ICMP: the identifier.
+    pub old_port: u16,
+    /// What by.
+    pub port: u16,
+    /// The other end's port.
+    pub old_peer_port: u16,
+    /// What by.
+    pub peer_port: u16,
+    /// [`NAT_DESTINATION`] …
+    pub kind: u32,
+    /// Where, for an ICMP error, the packet that it is about begins; else 0.
+    pub inner: u32,
+}
+
+/// How a packet's connection is translated, while it is judged.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+pub struct Nat {
+    /// What the packet gets.
+    pub change: Change,
+    /// Origin of the refusal; 0 without one.
+    pub refused: u32,
+    /// Whether the client is told nothing of it.
+    pub silent: u32,
+    /// [`NAT_NONE`] …
+    pub(crate) kind: u32,
+    /// What of the translation is yet to be entered: [`KNOWN`] …
+    pub(crate) fresh: u32,
+    service: u32,
+    backend: u32,
+    /// The connection's stack side, and the packet's direction there.
+    pub(crate) stack: ConnKey,
+    pub(crate) stack_direction: u32,
+    pad: u32,
+    /// The packet's ends as it came.
+    raw: Ends,
+    ends: Ends,
+    translation: Translation,
+    choice: Choice,
+}
+
+/// Everything is entered.
+const KNOWN: u32 = 0;
+/// The connection's entry is to learn of the translation, which is there.
+const ENTRY: u32 = 1;
+/// Both are to be made.
+const BOTH: u32 = 2;
+
+/// Finds out whether and how the packet's connection is translated. On egress `seen` then is the wire side.
+#[inline(never)]
+pub(crate) fn plan<H: Enforcer>(host: &H, case: &mut Case, turn: u32) -> Done {
+    if turn == 0 {
+        case.nat.raw = case.seen.headers.ends();
+    } else {
+        case.seen.headers.set_ends(&case.nat.raw);
+        let (key, direction) = key::of(&case.seen.frame, &case.seen.headers);
+        case.seen.key = key;
+        case.seen.direction = direction as u32;
+    }
+    case.nat.begin(&case.seen);
+    if case.seen.frame.hook == iface::INGRESS {
+        black_box(plan_ingress(host, case));
+    } else {
+        black_box(plan_egress(host, case));
+    }
+    if case.nat.kind != u32::from(NAT_NONE) && case.nat.refused == 0 {
+        black_box(complete(case));
+    }
+    Done::here()
+}
+
+#[inline(never)]
+fn plan_ingress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    if let Some(cells) = host.find(&seen.key) {
+        let kind = Judged(cells.judged.get()).nat();
+        let begins = begins(&seen.headers);
+        if kind != NAT_NONE && !(begins && tcp::reuses(cells.state.get(), tcp::SYN)) {
+            if is_alive(host, seen, cells) {
+                nat.take(u32::from(kind), cells);
+                return Done::here();
+            }
+        } else if !begins {
+            return Done::here();
+        }
+    }
+    let Some(served) = host.served(seen.frame.ifindex) else {
+        return Done::here();
+    };
+    let outside = served.flags & UPLINK != 0;
+    if served.flags & (UPLINK | FROM_POD) == 0 || seen.headers.fragment == Fragment::LATER {
+        return Done::here();
+    }
+    let headers = &seen.headers;
+    if matches!(headers.protocol, TCP | UDP | SCTP) {
+        nat.choice.frontend = FrontendKey {
+            address: headers.destination,
+            port: headers.destination_port,
+            protocol: headers.protocol,
+            pad: [0; 5],
+        };
+        nat.choice.client = headers.source;
+        nat.choice.client_port = u32::from(headers.source_port);
+        nat.choice.scope = if outside { EXTERNAL as u32 } else { INTERNAL as u32 };
+        nat.choice.now_ns = host.now_ns();
+        if choose(host, &mut nat.choice) {
+            black_box(balance(host, case, outside));
+            return Done::here();
+        }
+    }
+    // Another connection is translated to what this one is: it must look different behind the hook.
+    let taken = host.translation(&seen.key);
+    if taken.is_some_and(|taken| taken.kind != u32::from(NAT_SOURCE)) {
+        nat.kind = u32::from(NAT_DESTINATION);
+        nat.change.address = headers.destination;
+        nat.change.port = headers.destination_port;
+        nat.change.peer_port = headers.source_port;
+        black_box(free_stack_port(host, case));
+    }
+    Done::here()
+}
+
+/// The destination is a frontend.
+#[inline(never)]
+fn balance<H: Enforcer>(host: &H, case: &mut Case, outside: bool) -> Done {
+    let Case { seen, nat, .. } = case;
+    nat.refused = nat.choice.refused;
+    nat.silent = nat.choice.silent;
+    if nat.refused != 0 {
+        return Done::here();
+    }
+    nat.kind = u32::from(if outside { NAT_OUTSIDE } else { NAT_DESTINATION });
+    nat.change.address = nat.choice.address;
+    nat.change.port = nat.choice.port as u16;
+    nat.change.peer_port = seen.headers.source_port;
+    nat.service = nat.choice.service;
+    nat.backend = nat.choice.backend;
+    black_box(free_stack_port(host, case));
+    Done::here()
+}
+
+#[inline(never)]
+fn plan_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    if let Some(translation) = host.translation(&seen.key) {
+        nat.kind = translation.kind;
+        nat.change.address = translation.address;
+        nat.change.port = translation.port;
+        nat.change.peer_port = translation.peer_port;
+        nat.service = translation.service;
+        nat.backend = translation.backend;
+        nat.fresh = KNOWN;
+        black_box(to_wire(case));
+        if host.find(&case.seen.key).is_none() {
+            case.nat.fresh = ENTRY;
+        }
+        return Done::here();
+    }
+    let mut source = [0; 16];
+    if let Some(cells) = host.find(&seen.key) {
+        if Judged(cells.judged.get()).nat() != NAT_SOURCE {
+            return Done::here();
+        }
+        // The host's own connection has the port that another one is masqueraded with.
+        source = seen.headers.source;
+    } else if let Some(served) = host.served(seen.frame.ifindex) {
+        source = masquerade(host, seen, served);
+    }
+    if u128::from_ne_bytes(source) == 0 {
+        return Done::here();
+    }
+    nat.kind = u32::from(NAT_SOURCE);
+    nat.change.address = source;
+    nat.change.peer_port = seen.headers.destination_port;
+    black_box(free_wire_port(host, case));
+    Done::here()
+}
+
+/// The source that the packet gets; zero where it keeps its own.
+#[inline(always)]
+fn masquerade<H: Enforcer>(host: &H, seen: &Seen, served: &Served) -> [u8; 16] {
+    let headers = &seen.headers;
+    let is_v4 = headers.version == 4;
+    if served.flags & FROM_POD != 0 {
+        let itself =
+            u128::from_ne_bytes(headers.source) == u128::from_ne_bytes(headers.destination);
+        return match (itself, host.service_settings()) {
+            (true, Some(settings)) if is_v4 => settings.hairpin_v4,
+            (true, Some(settings)) => settings.hairpin_v6,
+            _ => [0; 16],
+        };
+    }
+    let own = if is_v4 { served.v4 } else { served.v6 };
+    let balanced = served.flags & UPLINK != 0 && host.mark() & MARK != 0;
+    let leaves = served.flags & MASQUERADE != 0
+        && host.prefix(&headers.source) & MASQUERADED != 0
+        && host.prefix(&headers.destination) & NATIVE == 0;
+    let answers = headers.client(0) != 0;
+    if (balanced || leaves) && !answers && can_be_masqueraded(headers) { own } else { [0; 16] }
+}
+
+/// Errors go with the connection that they are about, and what has no ports cannot be told apart.
+#[inline(always)]
+fn can_be_masqueraded(headers: &Headers) -> bool {
+    match headers.protocol {
+        TCP | UDP | SCTP => headers.fragment != Fragment::LATER || headers.source_port != 0,
+        ICMP => headers.icmp_type == 8,
+        ICMPV6 => headers.icmp_type == 128,
+        _ => false,
+    }
+}
+
+/// Whether it opens a TCP connection.
+#[inline(always)]
+pub(crate) fn begins(headers: &Headers) -> bool {
+    headers.tcp().is_some_and(|tcp| tcp.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN)
+}
+
+/// Whether the entry's translation still leads somewhere. TCP and SCTP stay with their backend, whatever becomes of
+/// it: nobody else knows the connection. Datagrams go to another one.
+#[inline(always)]
+pub(crate) fn is_alive<H: Enforcer>(host: &H, seen: &Seen, cells: &ConnCells<H::Shared>) -> bool {
+    let service = cells.service.get();
+    if seen.headers.protocol != UDP || service == 0 {
+        return true;
+    }
+    host.backend(cells.backend.get())
+        .is_some_and(|backend| backend.flags & ALIVE != 0 && backend.service == service)
+}
+
+/// Gives the source and its port to the packet's headers, and finds its key.
+#[inline(never)]
+fn to_wire(case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    seen.headers.source = nat.change.address;
+    seen.headers.source_port = nat.change.port;
+    seen.headers.destination_port = nat.change.peer_port;
+    let (key, direction) = key::of(&seen.frame, &seen.headers);
+    seen.key = key;
+    seen.direction = direction as u32;
+    Done::here()
+}
+
+/// Finds a client's port that makes the stack side unique: the client's own, if it can be had.
+#[inline(never)]
+fn free_stack_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    nat.ends = Ends {
+        source: seen.headers.source,
+        destination: nat.change.address,
+        source_port: nat.change.peer_port,
+        destination_port: nat.change.port,
+        protocol: seen.headers.protocol,
+    };
+    for _ in 0..PORTS {
+        let (stack, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
+        nat.stack = stack;
+        nat.stack_direction = direction as u32;
+        let known = host.translation(&nat.stack);
+        let free = match known {
+            // Left by an entry of this very connection.
+            Some(known) => {
+                nat.fresh = ENTRY;
+                (u128::from_ne_bytes(known.address)
+                    == u128::from_ne_bytes(seen.headers.destination))
+                    & (known.port == seen.headers.destination_port)
+                    & (known.peer_port == seen.headers.source_port)
+            }
+            None => {
+                nat.fresh = BOTH;
+                host.find(&nat.stack).is_none()
+            }
+        };
+        if free {
+            nat.change.peer_port = nat.ends.source_port;
+            return Done::here();
+        }
+        nat.ends.source_port = random_port(host);
+    }
+    black_box(exhausted(host, nat));
+    Done::here()
+}
+
+/// Finds a source port that makes the wire side unique: the packet's own, if it lies in the range.
+#[inline(never)]
+fn free_wire_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    let (min, max) = match host.service_settings() {
+        Some(settings) => (settings.port_min, settings.port_max),
+        None => (0, 0),
+    };
+    let mut port = seen.headers.source_port;
+    if port < min || port > max {
+        port = random_port(host);
+    }
+    nat.ends = Ends {
+        source: nat.change.address,
+        destination: seen.headers.destination,
+        source_port: port,
+        destination_port: seen.headers.destination_port,
+        protocol: seen.headers.protocol,
+    };
+    let echo = matches!(seen.headers.protocol, ICMP | ICMPV6);
+    for _ in 0..PORTS {
+        if echo {
+            nat.ends.destination_port = nat.ends.source_port;
+        }
+        let (wire, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
+        if host.find(&wire).is_none() {
+            nat.fresh = BOTH;
+            nat.change.port = nat.ends.source_port;
+            nat.change.peer_port = nat.ends.destination_port;
+            seen.key = wire;
+            seen.direction = direction as u32;
+            seen.headers.source = nat.change.address;
+            seen.headers.source_port = nat.change.port;
+            seen.headers.destination_port = nat.change.peer_port;
+            return Done::here();
+        }
+        nat.ends.source_port = random_port(host);
+    }
+    black_box(exhausted(host, nat));
+    Done::here()
+}
+
+#[inline(always)]
+fn random_port<H: Enforcer>(host: &H) -> u16 {
+    let (min, max) = match host.service_settings() {
+        Some(settings) => (settings.port_min, settings.port_max),
+        None => (0, 0),
+    };
+    let range = u64::from(max.saturating_sub(min)) + 1;
+    min.wrapping_add(((u64::from(host.random()) * range) >> 32) as u16)
+}
+
+#[inline(never)]
+fn exhausted<H: Enforcer>(host: &H, nat: &mut Nat) -> Done {
+    nat.refused = ORIGIN_NO_TRANSLATION;
+    nat.silent = 1;
+    host.count(|counters| counters.exhausted += 1);
+    Done::here()
+}
+
+/// Says what the packet had, and what [`TRANSLATIONS`](datapath_abi::service::TRANSLATIONS) is to hold.
+#[inline(never)]
+fn complete(case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    let ingress = seen.frame.hook == iface::INGRESS;
+    nat.change.kind = nat.kind;
+    let (address, port, peer_port) = if ingress {
+        nat.change.old_address = nat.raw.destination;
+        nat.change.old_port = nat.raw.destination_port;
+        nat.change.old_peer_port = nat.raw.source_port;
+        (nat.raw.destination, nat.raw.destination_port, nat.raw.source_port)
+    } else {
+        nat.change.old_address = nat.raw.source;
+        nat.change.old_port = nat.raw.source_port;
+        nat.change.old_peer_port = nat.raw.destination_port;
+        (nat.change.address, nat.change.port, nat.change.peer_port)
+    };
+    nat.translation = Translation {
+        address,
+        port,
+        peer_port,
+        service: nat.service,
+        backend: nat.backend,
+        kind: nat.kind,
+    };
+    Done::here()
+}
+
+/// Enters the translation, before the connection's entry; false where another CPU was faster. Where there is no room
+/// the packet is refused.
+#[inline(never)]
+pub(crate) fn enter<H: Enforcer>(host: &H, case: &mut Case) -> bool {
+    let nat = &mut case.nat;
+    if nat.fresh != BOTH {
+        return true;
+    }
+    match host.put_translation(&nat.stack, &nat.translation) {
+        Ok(()) => true,
+        Err(Refusal::Exists) => false,
+        Err(_) => {
+            black_box(full(host, nat));
+            true
+        }
+    }
+}
+
+/// Takes back what [`enter`] has done: there is no room for the connection (`full`), or it is there.
+#[inline(never)]
+pub(crate) fn withdraw<H: Enforcer>(host: &H, case: &mut Case, is_full: bool) -> Done {
+    let nat = &mut case.nat;
+    if nat.fresh == BOTH {
+        host.remove_translation(&nat.stack);
+    }
+    if is_full {
+        black_box(full(host, nat));
+    }
+    Done::here()
+}
+
+#[inline(always)]
+fn full<H: Enforcer>(host: &H, nat: &mut Nat) -> Done {
+    nat.refused = ORIGIN_NO_TRANSLATION;
+    nat.silent = 1;
+    host.count(|counters| counters.full += 1);
+    Done::here()
+}
+
+/// Tells an entry that exists how its connection is translated from now on.
+#[inline(never)]
+pub(crate) fn adopt<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H::Shared>) -> Done {
+    let judged = Judged(cells.judged.get());
+    if judged.nat() != NAT_NONE {
+        let ports = cells.stack_ports.get();
+        case.nat.ends = Ends {
+            source: case.seen.headers.source,
+            destination: cells.stack_addr(),
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            protocol: case.seen.headers.protocol,
+        };
+        let (old, _) = key::located(case.seen.frame.ifindex, case.seen.frame.hook, &case.nat.ends);
+        // Packets that come meanwhile find one or the other.
+        if !same(&old, &case.nat.stack) {
+            host.remove_translation(&old);
+        }
+    }
+    let nat = &case.nat;
+    cells.judged.set(Judged::new(judged.revision(), judged.verdict(), NAT_NONE).0);
+    let (address, port, peer_port) = nat.stack_side(&case.seen);
+    cells.set_stack_addr(&address);
+    cells.stack_ports.set(u32::from(port) | u32::from(peer_port) << 16);
+    cells.service.set(nat.service);
+    cells.backend.set(nat.backend);
+    cells.judged.set(Judged::new(judged.revision(), judged.verdict(), nat.kind as u8).0);
+    Done::here()
+}
+
+#[inline(always)]
+fn same(a: &ConnKey, b: &ConnKey) -> bool {
+    let low = u128::from_ne_bytes(a.low_addr) ^ u128::from_ne_bytes(b.low_addr);
+    let high = u128::from_ne_bytes(a.high_addr) ^ u128::from_ne_bytes(b.high_addr);
+    let ports = u32::from(a.low_port ^ b.low_port) | u32::from(a.high_port ^ b.high_port);
+    (low | high | u128::from(ports)) == 0
+}
+
+/// Counts a connection that begins.
+#[inline(always)]
+pub(crate) fn begun<H: Enforcer>(host: &H, case: &Case) {
+    if case.nat.kind == u32::from(NAT_SOURCE) {
+        host.count(|counters| counters.masqueraded += 1);
+    } else if case.nat.service != 0 {
+        host.count(|counters| counters.balanced += 1);
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        old_address: [0; 16],
+        address: [0; 16],
+        old_port: 0,
+        port: 0,
+        old_peer_port: 0,
+        peer_port: 0,
+        kind: NAT_NONE as u32,
+        inner: 0,
+    };
+}
+
+// === impl Nat ===
+
+impl Nat {
+    /// Not translated.
+    pub const NONE: Self = Self {
+        change: Change::NONE,
+        refused: 0,
+        silent: 0,
+        kind: NAT_NONE as u32,
+        fresh: KNOWN,
+        service: 0,
+        backend: 0,
+        stack: ConnKey {
+            low_addr: [0; 16],
+            high_addr: [0; 16],
+            low_port: 0,
+            high_port: 0,
+            link: 0,
+        },
+        stack_direction: 0,
+        pad: 0,
+        raw: Ends::NONE,
+        ends: Ends::NONE,
+        translation: Translation {
+            address: [0; 16],
+            port: 0,
+            peer_port: 0,
+            service: 0,
+            backend: 0,
+            kind: 0,
+        },
+        choice: Choice::NONE,
+    };
+
+    /// A packet that is not translated, as far as is known.
+    #[inline(always)]
+    fn begin(&mut self, seen: &Seen) {
+        self.kind = u32::from(NAT_NONE);
+        self.fresh = KNOWN;
+        self.refused = 0;
+        self.silent = 0;
+        self.service = 0;
+        self.backend = 0;
+        self.change.inner = 0;
+        self.stack = seen.key;
+        self.stack_direction = seen.direction;
+    }
+
+    /// As the entry of the connection says, for a packet on ingress.
+    #[inline(always)]
+    fn take<S: crate::cells::Shared>(&mut self, kind: u32, cells: &ConnCells<S>) {
+        let ports = cells.stack_ports.get();
+        self.kind = kind;
+        self.change.address = cells.stack_addr();
+        self.change.port = ports as u16;
+        self.change.peer_port = (ports >> 16) as u16;
+        self.service = cells.service.get();
+        self.backend = cells.backend.get();
+        self.fresh = KNOWN;
+        self.ends = Ends {
+            source: self.raw.source,
+            destination: self.change.address,
+            source_port: self.change.peer_port,
+            destination_port: self.change.port,
+            protocol: self.raw.protocol,
+        };
+        let ifindex = self.stack.ifindex();
+        let (stack, direction) = key::located(ifindex, iface::INGRESS, &self.ends);
+        self.stack = stack;
+        self.stack_direction = direction as u32;
+    }
+
+    /// Destination and source port that packets on ingress get.
+    #[inline(always)]
+    fn stack_side(&self, seen: &Seen) -> ([u8; 16], u16, u16) {
+        if seen.frame.hook == iface::INGRESS {
+            (self.change.address, self.change.port, self.change.peer_port)
+        } else {
+            (self.raw.source, self.raw.source_port, self.raw.destination_port)
+        }
+    }
+
+    /// Completes a new entry.
+    #[inline(always)]
+    pub(crate) fn fill(&self, seen: &Seen, value: &mut ConnValue) {
+        if self.kind == u32::from(NAT_NONE) {
+            return;
+        }
+        value.nat = self.kind as u8;
+        (value.stack_addr, value.stack_port, value.stack_peer_port) = self.stack_side(seen);
+        value.service = self.service;
+        value.backend = self.backend;
+    }
+}
