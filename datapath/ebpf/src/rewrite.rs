@@ -62,6 +62,12 @@ impl Edit for Skb {
     }
 
     #[inline(always)]
+    fn covered_sum(&self, offset: u32, difference: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_l4_csum_replace(self.0, offset, 0, u64::from(difference), 0) == 0 }
+    }
+
+    #[inline(always)]
     fn transport_sum(&self, offset: u32, old: u32, new: u32, may_be_none: bool) -> bool {
         let flags = 4 | mangled(may_be_none);
         // SAFETY: as above.

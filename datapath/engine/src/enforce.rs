@@ -161,7 +161,7 @@ fn pass_to_stack<H: Enforcer>(
         old_peer_port: seen.headers.source_port,
         peer_port: (ports >> 16) as u16,
         kind: u32::from(Judged(cells.judged.get()).nat()),
-        inner: 0,
+        ..Change::NONE
     };
     if !nat::is_alive(host, seen, cells) {
         return black_box(0);
@@ -185,7 +185,7 @@ fn pass_to_wire<H: Enforcer>(host: &H, seen: &mut Seen, change: &mut Change) -> 
         old_peer_port: seen.headers.destination_port,
         peer_port: translation.peer_port,
         kind: translation.kind,
-        inner: 0,
+        ..Change::NONE
     };
     seen.headers.source = change.address;
     seen.headers.source_port = change.port;
@@ -233,6 +233,7 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
             black_box(refuse(host, case));
             return Fate::Refuse;
         }
+        icmp::plan(packet, host, case);
         let found = host.find(&case.seen.key);
         case.ruling = Ruling { revision: host.revision(), ..Ruling::NONE };
         let stands = match found {
@@ -240,7 +241,7 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
             None => case.begins(),
         };
         if !stands {
-            if icmp::passes(packet, host, case) {
+            if icmp::passes(host, case) {
                 case.ruling.keep = 0;
             } else if question(host, case) {
                 black_box(answer(host, case));

@@ -8,6 +8,7 @@ use core::hint::black_box;
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::iface;
+use datapath_abi::policy::DENY;
 use datapath_abi::service::{
     ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
     NAT_DESTINATION, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, ORIGIN_NO_TRANSLATION, Served,
@@ -44,8 +45,15 @@ pub struct Change {
     pub peer_port: u16,
     /// [`NAT_DESTINATION`] …
     pub kind: u32,
-    /// Where, for an ICMP error, the packet that it is about begins; else 0.
+    /// Where, for an ICMP error, the packet that it is about begins; else 0. What is replaced are that packet's
+    /// ends, the other way round: its source on ingress, its destination on egress.
     pub inner: u32,
+    /// Where that packet's transport header begins.
+    pub inner_transport: u32,
+    /// That packet's protocol.
+    pub inner_protocol: u16,
+    /// Whether the error's own address is replaced too.
+    pub outer: u16,
 }
 
 /// How a packet's connection is translated, while it is judged.
@@ -218,8 +226,7 @@ fn masquerade<H: Enforcer>(host: &H, seen: &Seen, served: &Served) -> [u8; 16] {
     let headers = &seen.headers;
     let is_v4 = headers.version == 4;
     if served.flags & FROM_POD != 0 {
-        let itself =
-            u128::from_ne_bytes(headers.source) == u128::from_ne_bytes(headers.destination);
+        let itself = equal(&headers.source, &headers.destination);
         return match (itself, host.service_settings()) {
             (true, Some(settings)) if is_v4 => settings.hairpin_v4,
             (true, Some(settings)) => settings.hairpin_v6,
@@ -262,6 +269,59 @@ pub(crate) fn is_alive<H: Enforcer>(host: &H, seen: &Seen, cells: &ConnCells<H::
     }
     host.backend(cells.backend.get())
         .is_some_and(|backend| backend.flags & ALIVE != 0 && backend.service == service)
+}
+
+/// An ICMP error about a translated connection; `case.inner` is whom the packet is between that it is about. Whether it is
+/// one.
+#[inline(never)]
+pub(crate) fn plan_error<H: Enforcer>(host: &H, case: &mut Case) -> bool {
+    let (ifindex, hook) = (case.seen.frame.ifindex, case.seen.frame.hook);
+    // It went the other way.
+    let key = key::of_ends(ifindex, hook ^ 1, &case.inner);
+    if hook == iface::INGRESS {
+        let Some(cells) = host.find(&key) else {
+            return false;
+        };
+        let judged = Judged(cells.judged.get());
+        if judged.nat() == NAT_NONE || judged.verdict() == DENY {
+            return false;
+        }
+        let ports = cells.stack_ports.get();
+        let Case { seen, nat, inner, .. } = case;
+        nat.change.old_address = inner.source;
+        nat.change.old_port = inner.source_port;
+        nat.change.old_peer_port = inner.destination_port;
+        nat.change.address = cells.stack_addr();
+        nat.change.port = ports as u16;
+        nat.change.peer_port = (ports >> 16) as u16;
+        nat.change.kind = u32::from(judged.nat());
+        nat.change.outer = u16::from(equal(&seen.headers.destination, &inner.source));
+        return nat.change.outer != 0;
+    }
+    let Some(translation) = host.translation(&key) else {
+        return false;
+    };
+    let Case { seen, nat, inner, .. } = case;
+    nat.change.old_address = inner.destination;
+    nat.change.old_port = inner.destination_port;
+    nat.change.old_peer_port = inner.source_port;
+    nat.change.address = translation.address;
+    nat.change.port = translation.port;
+    nat.change.peer_port = translation.peer_port;
+    nat.change.kind = translation.kind;
+    nat.change.outer = u16::from(equal(&seen.headers.source, &inner.destination));
+    if nat.change.outer != 0 {
+        seen.headers.source = translation.address;
+        let (key, direction) = key::of(&seen.frame, &seen.headers);
+        seen.key = key;
+        seen.direction = direction as u32;
+    }
+    true
+}
+
+#[inline(always)]
+fn equal(a: &[u8; 16], b: &[u8; 16]) -> bool {
+    u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
 }
 
 /// Gives the source and its port to the packet's headers, and finds its key.
@@ -505,6 +565,9 @@ impl Change {
         peer_port: 0,
         kind: NAT_NONE as u32,
         inner: 0,
+        inner_transport: 0,
+        inner_protocol: 0,
+        outer: 0,
     };
 }
 

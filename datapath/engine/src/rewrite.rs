@@ -20,6 +20,9 @@ pub trait Edit {
     /// of IPv6 addresses; `may_be_none`: 0 is no checksum (UDP over IPv4).
     fn pseudo_sum(&self, offset: u32, difference: u32, is_v6: bool, may_be_none: bool) -> bool;
 
+    /// Changes a transport checksum at an offset for a difference in what it covers.
+    fn covered_sum(&self, offset: u32, difference: u32) -> bool;
+
     /// Changes a transport checksum at an offset, for four bytes that it covers, in memory order.
     fn transport_sum(&self, offset: u32, old: u32, new: u32, may_be_none: bool) -> bool;
 }
@@ -28,10 +31,64 @@ pub trait Edit {
 #[inline(always)]
 pub fn rewrite<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
     let headers = &seen.headers;
+    if headers.version != 4 && headers.version != 6 {
+        return false;
+    }
+    if change.inner != 0 {
+        return error(edit, seen, change);
+    }
     let later = headers.fragment == Fragment::LATER;
-    (headers.version == 4 || headers.version == 6)
-        && address(edit, seen, change)
-        && (later || transport(edit, seen, change))
+    address(edit, seen, change) && (later || transport(edit, seen, change))
+}
+
+/// An ICMP error: its own address, and that of the packet that it is about. What checksums that packet's transport has
+/// is nobody's concern any more.
+#[inline(never)]
+fn error<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
+    let is_v6 = seen.headers.version == 6;
+    let sum = seen.headers.transport_offset + 2;
+    let ingress = seen.frame.hook == iface::INGRESS;
+    let difference = difference(&change.old_address, &change.address);
+    if change.outer != 0 {
+        let done = address(edit, seen, change)
+            && (!is_v6 || edit.pseudo_sum(sum, difference, true, false));
+        if !done {
+            return false;
+        }
+    }
+    let done = if is_v6 {
+        let at = change.inner + if ingress { 8 } else { 24 };
+        edit.covered_sum(sum, difference) && edit.store(at, &change.address)
+    } else {
+        // The header's own checksum makes up for the address, so the error's stays.
+        let (old, new) = (last(&change.old_address), last(&change.address));
+        let at = change.inner + if ingress { 12 } else { 16 };
+        edit.network_sum(change.inner + 10, u32::from_ne_bytes(old), u32::from_ne_bytes(new))
+            && edit.store(at, &new)
+    };
+    done && inner_ports(edit, sum, ingress, change)
+}
+
+#[inline(always)]
+fn inner_ports<E: Edit>(edit: &E, sum: u32, ingress: bool, change: &Change) -> bool {
+    let is_echo = matches!(change.inner_protocol as u8, ICMP | ICMPV6);
+    let (old, new) = if is_echo {
+        ([change.old_port, 0], [change.port, 0])
+    } else if ingress {
+        ([change.old_port, change.old_peer_port], [change.port, change.peer_port])
+    } else {
+        ([change.old_peer_port, change.old_port], [change.peer_port, change.port])
+    };
+    if old == new || !matches!(change.inner_protocol as u8, TCP | UDP | UDPLITE | SCTP) && !is_echo
+    {
+        return true;
+    }
+    let (old, new) = (network_order(old), network_order(new));
+    if !edit.transport_sum(sum, u32::from_ne_bytes(old), u32::from_ne_bytes(new), false) {
+        return false;
+    }
+    let at = change.inner_transport;
+    if is_echo { edit.store(at + 4, &[new[0], new[1]]) } else { edit.store(at, &new) }
 }
 
 #[inline(always)]

@@ -39,7 +39,7 @@ pub struct Case {
     pub(super) ruling: Ruling,
     pub(super) asked: Asked,
     /// What an ICMP error is about.
-    pub(super) inner: Ends,
+    pub(crate) inner: Ends,
     pub(super) denied: DeniedKey,
     pub(super) packet: DeniedCounter,
 }
@@ -132,7 +132,11 @@ impl Case {
     /// What becomes of a packet that passes.
     #[inline(always)]
     pub(super) fn fate(&self) -> Fate {
-        if self.nat.kind == u32::from(NAT_NONE) { Fate::Pass } else { Fate::Change }
+        if self.nat.kind == u32::from(NAT_NONE) && self.nat.change.inner == 0 {
+            Fate::Pass
+        } else {
+            Fate::Change
+        }
     }
 
     /// A connection that has no entry: nothing stands.

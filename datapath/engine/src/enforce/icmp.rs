@@ -1,11 +1,14 @@
 //! ICMP messages that are no connection of their own.
 
+use core::hint::black_box;
+
 use datapath_abi::policy::DENY;
 
 use crate::cells::{Cell, Judged};
-use crate::enforce::Case;
+use crate::enforce::{Case, Enforcer};
 use crate::host::Host;
 use crate::key::{self, Ends};
+use crate::nat;
 use crate::packet::Packet;
 use crate::parse::{Fragment, Headers, ICMP, ICMPV6, NO_TYPE, SCTP, TCP, UDP, UDPLITE};
 
@@ -52,15 +55,32 @@ fn always(headers: &Headers) -> bool {
 
 /// Whether the packet passes for another reason than policy.
 #[inline(always)]
-pub(super) fn passes<P: Packet, H: Host>(packet: &P, host: &H, case: &mut Case) -> bool {
+pub(super) fn passes<H: Host>(host: &H, case: &Case) -> bool {
     if !matches!(case.seen.headers.protocol, ICMP | ICMPV6) {
         return false;
     }
     always(&case.seen.headers)
-        || is_error(&case.seen.headers)
-            && case.seen.headers.fragment != Fragment::LATER
-            && inner(packet, case)
-            && related(host, case)
+        || case.nat.change.inner != 0
+        || case.inner.protocol != NOTHING && related(host, case)
+}
+
+/// What stands in [`Case::inner`] where there is no packet.
+const NOTHING: u8 = 0xff;
+
+/// Finds out what an error is about, and whether that is a translated connection's packet: so is the error then.
+#[inline(always)]
+pub(super) fn plan<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) {
+    case.inner.protocol = NOTHING;
+    case.nat.change.inner = 0;
+    if !is_error(&case.seen.headers)
+        || case.seen.headers.fragment == Fragment::LATER
+        || !inner(packet, case)
+    {
+        return;
+    }
+    if !black_box(nat::plan_error(host, case)) {
+        case.nat.change.inner = 0;
+    }
 }
 
 /// Finds out whom the packet is between that an error is about. Out of line, as [`related`] is: what it
@@ -68,7 +88,15 @@ pub(super) fn passes<P: Packet, H: Host>(packet: &P, host: &H, case: &mut Case) 
 #[inline(never)]
 fn inner<P: Packet>(packet: &P, case: &mut Case) -> bool {
     let at = case.seen.headers.network_offset + case.seen.headers.header_bytes;
-    ends(packet, at, case.seen.headers.protocol, &mut case.inner).is_some()
+    let found = ends(packet, at, case.seen.headers.protocol, &mut case.inner);
+    let Some(transport) = found else {
+        case.inner.protocol = NOTHING;
+        return false;
+    };
+    case.nat.change.inner = at;
+    case.nat.change.inner_transport = transport;
+    case.nat.change.inner_protocol = u16::from(case.inner.protocol);
+    true
 }
 
 /// Whether that packet belongs to a connection that is not refused.
@@ -79,10 +107,10 @@ fn related<H: Host>(host: &H, case: &Case) -> bool {
     host.find(&key).is_some_and(|cells| Judged(cells.judged.get()).verdict() != DENY)
 }
 
-/// Ends of the packet whose beginning lies at `at`: its network header, and 8 bytes at least behind
-/// it (RFC 792). IPv6 extension headers are not followed.
+/// Ends of the packet whose beginning lies at `at`, and where its transport header does: its network header, and 8
+/// bytes at least behind it (RFC 792). IPv6 extension headers are not followed.
 #[inline(always)]
-fn ends<P: Packet>(packet: &P, at: u32, outer: u8, inner: &mut Ends) -> Option<()> {
+fn ends<P: Packet>(packet: &P, at: u32, outer: u8, inner: &mut Ends) -> Option<u32> {
     let transport;
     if outer == ICMP {
         let header = packet.load::<20>(at)?;
@@ -128,5 +156,5 @@ fn ends<P: Packet>(packet: &P, at: u32, outer: u8, inner: &mut Ends) -> Option<(
         }
         _ => {}
     }
-    Some(())
+    Some(transport)
 }

@@ -327,3 +327,61 @@ fn a_bad_prefix_is_not_taken() {
     let missing = key(6, vip(false));
     cluster.datapath.services().remove_frontends(&[missing]).unwrap();
 }
+
+#[test]
+fn errors_reach_whom_they_are_about() {
+    let mut cluster = Cluster::new("icmp");
+    for v6 in [false, true] {
+        // A backend that nobody listens at: its host says so, and the client hears it from whom it asked.
+        cluster.service(30 + u32::from(v6), &vip(v6).to_string(), &[at(pod(v6, 1), 9999)]);
+        assert_eq!(ask_udp(&cluster.ns("p0"), vip(v6), 1), Err("ConnectionRefused".to_owned()));
+        // The same from outside, over a masqueraded way to the other node.
+        let node: SocketAddr =
+            if v6 { "[fd77::10]:30081" } else { "192.168.77.10:30081" }.parse().unwrap();
+        cluster.service(32 + u32::from(v6), &node.to_string(), &[at(remote(v6), 9999)]);
+        assert_eq!(ask_udp(&cluster.ns("outside"), node, 1), Err("ConnectionRefused".to_owned()));
+        // And about what a pod sends to the world.
+        let world: SocketAddr =
+            if v6 { "[fd77::1]:9998" } else { "192.168.77.1:9998" }.parse().unwrap();
+        assert_eq!(ask_udp(&cluster.ns("p0"), world, 1), Err("ConnectionRefused".to_owned()));
+    }
+    assert_eq!(cluster.counters().failed, 0);
+}
+
+#[test]
+fn a_smaller_mtu_on_the_way_is_found() {
+    let mut cluster = Cluster::new("mtu");
+    serve_all(&cluster);
+    // The way to the other node's pod is narrow, behind its node; the client does not know.
+    let other = cluster.ns("other");
+    for v6 in [false, true] {
+        cluster.service(40 + u32::from(v6), &vip(v6).to_string(), &[at(remote(v6), 8080)]);
+    }
+    let node = cluster.ns("node");
+    crate::kernel::lab::ip(&["-n", &node, "link", "set", "up1", "mtu", "1400"]);
+    crate::kernel::lab::ip(&["-n", &other, "link", "set", "eth0", "mtu", "1400"]);
+    for v6 in [false, true] {
+        let (name, _) = ask(&cluster.ns("p0"), vip(v6), 200_000).unwrap();
+        assert_eq!(name, "other");
+    }
+}
+
+#[test]
+fn fragments_follow_their_first() {
+    let mut cluster = Cluster::new("frag");
+    serve_all(&cluster);
+    for v6 in [false, true] {
+        cluster.service(50 + u32::from(v6), &vip(v6).to_string(), &[at(pod(v6, 1), 8080)]);
+        // Larger than the server's buffer would be cut; 1900 bytes are two fragments, and on their way back the node
+        // cuts the first again.
+        for (role, link) in [("p0", "eth0"), ("node", "pod0")] {
+            crate::kernel::lab::ip(&["-n", &cluster.ns(role), "link", "set", link, "mtu", "1300"]);
+        }
+        let mut answer = ask_udp(&cluster.ns("p0"), vip(v6), 1900);
+        if v6 {
+            // The first answer is lost: only its sender may cut it, and has to learn of the narrow link.
+            answer = ask_udp(&cluster.ns("p0"), vip(v6), 1900);
+        }
+        assert_eq!(answer.map(|(name, _)| name).as_deref(), Ok("p1"), "IPv6: {v6}");
+    }
+}
