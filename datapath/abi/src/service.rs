@@ -292,7 +292,9 @@ layout! {
 
 /// `DeniedKey::origin` of a packet to a service without a backend.
 pub const ORIGIN_NO_BACKEND: u32 = 0xffff_fff0;
-/// Of a client that a service does not take.
-pub const ORIGIN_NOT_ALLOWED: u32 = 0xffff_fff1;
+/// Of a client outside of the service's source ranges.
+pub const ORIGIN_OUT_OF_RANGE: u32 = 0xffff_fff1;
 /// Of a packet for which no port was left, or no room, or that could not be rewritten.
 pub const ORIGIN_NO_TRANSLATION: u32 = 0xffff_fff2;
+/// Of a client outside of the cluster, to an address that is only for clients within.
+pub const ORIGIN_CLUSTER_ONLY: u32 = 0xffff_fff3;

@@ -11,6 +11,7 @@ use datapath_abi::names::DnsEvent;
 use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
+use datapath_abi::service::{Asked, ReplyKey};
 use datapath_loader::{Connections, PolicyTables};
 
 #[cfg(test)]
@@ -133,6 +134,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn origin(&self, number: u32) -> Option<Origin>;
     /// The process that made a socket.
     fn process(&self, cookie: u64) -> Option<Process>;
+    /// What a socket asked for that was connected to this backend at once.
+    fn asked(&self, _key: &ReplyKey) -> Option<Asked> {
+        None
+    }
 
     /// Writes what was reported. On an error, some may have been written.
     fn write_reported(&self, entries: &[(ReportedKey, Reported)]) -> Result<()>;

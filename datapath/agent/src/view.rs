@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use datapath_abi::conn::{ConnKey, LOW_TO_HIGH, PATH_LOW_INGRESS};
+use datapath_abi::conn::{ConnKey, ConnValue, LOW_TO_HIGH, PATH_LOW_INGRESS};
+use datapath_abi::service::{NAT_NONE, NAT_SOURCE};
 
 pub(crate) mod directory;
 pub(crate) mod identity;
@@ -101,6 +102,32 @@ impl Ends {
             destination_port: destination.1,
             out,
             enters: low_is_client == (key.path() == PATH_LOW_INGRESS),
+        }
+    }
+}
+
+/// A translated connection's ends as its servers see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) source: (IpAddr, u16),
+    pub(crate) destination: (IpAddr, u16),
+    /// The destination was translated: it is a backend.
+    pub(crate) balanced: bool,
+}
+
+// === impl Reached ===
+
+impl Reached {
+    /// None where the connection is not translated.
+    pub(crate) fn of(key: &ConnKey, value: &ConnValue) -> Option<Self> {
+        let stack = (address(&value.stack_addr), value.stack_port);
+        let [from, _] = key.ingress_ends();
+        let from = (address(&from.0), value.stack_peer_port);
+        match value.nat {
+            NAT_NONE => None,
+            // What comes in are the server's packets: their destination is the client.
+            NAT_SOURCE => Some(Self { source: stack, destination: from, balanced: false }),
+            _ => Some(Self { source: from, destination: stack, balanced: value.service != 0 }),
         }
     }
 }

@@ -20,7 +20,9 @@ use datapath_abi::policy::{
     KEEP_ESTABLISHED, NO_ORIGIN, OTHER, SUBJECT_AUDIT, SUBJECT_HOST, Subject,
 };
 
-use datapath_abi::service::{NAT_NONE, ORIGIN_NO_BACKEND, ORIGIN_NOT_ALLOWED};
+use datapath_abi::service::{
+    NAT_NONE, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
+};
 
 use crate::account::{self, CREATED, Counted, Done, EXISTS, TRIES};
 use crate::cells::{Cell, ConnCells, Judged};
@@ -331,7 +333,7 @@ fn refuse<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     case.ruling = Ruling { verdict, origin, client, ..Ruling::NONE };
     host.count(|counters| match origin {
         ORIGIN_NO_BACKEND => counters.no_backend += 1,
-        ORIGIN_NOT_ALLOWED => counters.not_allowed += 1,
+        ORIGIN_OUT_OF_RANGE | ORIGIN_CLUSTER_ONLY => counters.not_allowed += 1,
         _ => {}
     });
     black_box(report(host, case))

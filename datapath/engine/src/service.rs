@@ -7,8 +7,8 @@ use core::hint::black_box;
 
 use datapath_abi::service::{
     Affinity, AffinityKey, BY_ADDRESS, Backend, CHOSEN, CLUSTER_ONLY, EXTERNAL, Frontend,
-    FrontendKey, HASHED, INTERNAL, ORIGIN_NO_BACKEND, ORIGIN_NOT_ALLOWED, RANGED, SILENT, Served,
-    ServiceCounters, ServiceSettings, Translation,
+    FrontendKey, HASHED, INTERNAL, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
+    RANGED, SILENT, Served, ServiceCounters, ServiceSettings, Translation,
 };
 
 use datapath_abi::conn::ConnKey;
@@ -132,13 +132,16 @@ pub fn choose<S: Services>(tables: &S, choice: &mut Choice) -> bool {
     let flags = frontend.flags;
     choice.service = frontend.service;
     let outside = choice.scope == EXTERNAL as u32;
-    if outside
-        && (flags & CLUSTER_ONLY != 0
-            || flags & RANGED != 0 && !tables.is_in_range(frontend.service, &choice.client))
-    {
-        choice.refused = ORIGIN_NOT_ALLOWED;
+    if outside && flags & (CLUSTER_ONLY | RANGED) != 0 {
         choice.silent = 1;
-        return true;
+        if flags & CLUSTER_ONLY != 0 {
+            choice.refused = ORIGIN_CLUSTER_ONLY;
+            return true;
+        }
+        if !tables.is_in_range(frontend.service, &choice.client) {
+            choice.refused = ORIGIN_OUT_OF_RANGE;
+            return true;
+        }
     }
     choice.silent = flags & SILENT << choice.scope;
     if frontend.affinity != 0 && black_box(kept(tables, choice, frontend.affinity)) {

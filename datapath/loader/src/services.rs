@@ -11,7 +11,7 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::policy::Prefix;
 use datapath_abi::retire::Record;
 use datapath_abi::service::{
-    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, NAT_NONE, Served,
+    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, NAT_NONE, ReplyKey, Served,
     ServiceCounters, ServiceSettings, SourceRange, Translation,
 };
 use zerocopy::FromZeros;
@@ -59,7 +59,7 @@ struct Tables {
     settings: OwnedFd,
     translations: OwnedFd,
     counters: OwnedFd,
-    asked: OwnedFd,
+    replies: OwnedFd,
     cpus: u32,
     connections: Connections,
 }
@@ -130,7 +130,7 @@ impl ServiceTables {
             settings: open(service::SETTINGS)?,
             translations: open(service::TRANSLATIONS)?,
             counters: open(service::COUNTERS)?,
-            asked: open(service::ASKED)?,
+            replies: open(service::SOCKET_REPLIES)?,
             cpus,
             connections,
         })))
@@ -255,10 +255,10 @@ impl ServiceTables {
             .doing(|| "reading service_counters")
     }
 
-    /// What the socket with this cookie asked for, if it was connected to a backend at once.
-    pub fn asked(&self, cookie: u64) -> Option<Asked> {
+    /// What a socket asked for that was connected to this backend at once.
+    pub fn asked(&self, key: &ReplyKey) -> Option<Asked> {
         let mut asked = Asked::new_zeroed();
-        let found = map::lookup(self.0.asked.as_fd(), &cookie, &mut asked);
+        let found = map::lookup(self.0.replies.as_fd(), key, &mut asked);
         found.is_ok_and(|found| found).then_some(asked)
     }
 }

@@ -75,6 +75,14 @@ words! {
         InvalidPacket = "INVALID_PACKET_DROPPED",
         /// A connection table was full.
         CtMapInsertionFailed = "CT_MAP_INSERTION_FAILED",
+        /// A service has no backend.
+        ServiceBackendNotFound = "SERVICE_BACKEND_NOT_FOUND",
+        /// The client is not within a service's source ranges.
+        DeniedByLbSrcRangeCheck = "DENIED_BY_LB_SRC_RANGE_CHECK",
+        /// A service's cluster address, from outside of the cluster.
+        IsAClusterIp = "IS_A_CLUSTERIP",
+        /// No port, or no room, to translate a connection.
+        NoMappingForNatMasquerade = "NO_MAPPING_FOR_NAT_MASQUERADE",
         /// The kernel had no route.
         FibLookupFailed = "FIB_LOOKUP_FAILED",
         /// TTL or hop limit reached zero.

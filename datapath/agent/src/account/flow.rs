@@ -9,6 +9,8 @@ use columns::rows::FlowRow;
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::policy::{AUDIT, NO_ORIGIN, UNJUDGED};
 use datapath_abi::reported::TOTALS;
+use datapath_abi::service::ReplyKey;
+use datapath_policy::octets;
 use model::{DropReason, FlowId, Protocol, Verdict};
 
 use super::batch::Batch;
@@ -21,7 +23,7 @@ use crate::kernel::Kernel;
 use crate::metrics::{Metrics, state_name};
 use crate::process::ProcessName;
 use crate::view::ports::Port;
-use crate::view::{Ends, View};
+use crate::view::{Ends, Reached, View};
 
 /// What one row says, beside what is known of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,7 @@ pub(super) struct Interval {
 pub(super) struct Writer {
     source: String,
     destination: String,
+    backend: String,
 }
 
 /// What rows are written from.
@@ -78,7 +81,23 @@ impl Writer {
         interval: &Interval,
     ) {
         let client = if interval.before { account.memory.client } else { value.client };
-        let ends = Ends::of(key, client);
+        let mut ends = Ends::of(key, client);
+        let reached = Reached::of(key, value).filter(|_| !interval.before);
+        // A socket that was connected to a backend at once: its packets have never seen the frontend.
+        let at_once = match reached {
+            None if !interval.before => asked(sources.kernel, value.cookie, &ends),
+            _ => None,
+        };
+        let reached = reached.unwrap_or(Reached {
+            source: (ends.source, ends.source_port),
+            destination: (ends.destination, ends.destination_port),
+            balanced: at_once.is_some(),
+        });
+        // As the client sent them.
+        (ends.source, ends.source_port) = reached.source;
+        if let Some(frontend) = at_once {
+            (ends.destination, ends.destination_port) = frontend;
+        }
         find_names(sources, account, &ends);
         find_process(sources, key, value, account, &ends);
 
@@ -98,14 +117,11 @@ impl Writer {
         spell(&mut self.destination, ends.destination);
         let initial_seq =
             if interval.before { account.memory.initial_seq } else { value.initial_seq };
-        let flow = FlowId::new(
-            key.protocol(),
-            (ends.source, ends.source_port),
-            (ends.destination, ends.destination_port),
-            initial_seq,
-        );
+        // Of the ends as they reach each other: so it is the same wherever the connection passes.
+        let flow = FlowId::new(key.protocol(), reached.source, reached.destination, initial_seq);
         let source = party(view, port, ends.source, ends.enters);
-        let destination = party(view, port, ends.destination, !ends.enters);
+        let destination = party(view, port, reached.destination.0, !ends.enters);
+        spell(&mut self.backend, reached.destination.0);
         let service =
             view.directory.service(ends.destination, ends.destination_port, key.protocol());
         let protocol = Protocol(key.protocol());
@@ -131,6 +147,8 @@ impl Writer {
             source_port: has_ports.then_some(ends.source_port),
             destination_ip: &self.destination,
             destination_port: has_ports.then_some(ends.destination_port),
+            backend_ip: if reached.balanced { &self.backend } else { "" },
+            backend_port: reached.balanced.then_some(reached.destination.1),
             source: source.end(account.names[0].as_ref()),
             destination: destination.end(account.names[1].as_ref()),
             destination_service: service.map_or("", |service| &service.name),
@@ -174,6 +192,17 @@ impl Writer {
             sources.metrics.flags(v6, order(before), order(value.tcp_flags));
         }
     }
+}
+
+/// The frontend that the client's socket asked for, where it was connected to a backend at once.
+fn asked(kernel: &dyn Kernel, cookie: u64, ends: &Ends) -> Option<(IpAddr, u16)> {
+    if cookie == 0 {
+        return None;
+    }
+    let address = octets(ends.destination);
+    let key = ReplyKey { cookie, address, port: ends.destination_port, pad: [0; 6] };
+    let asked = kernel.asked(&key)?;
+    Some((crate::view::address(&asked.address), asked.port))
 }
 
 fn spell(text: &mut String, address: IpAddr) {

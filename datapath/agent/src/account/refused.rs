@@ -6,6 +6,9 @@ use columns::rows::FlowRow;
 use datapath_abi::iface::INGRESS;
 use datapath_abi::policy::{DeniedCounter, DeniedKey, NO_ORIGIN};
 use datapath_abi::reported::{KIND_DENIED, ReportedKey, TOTALS};
+use datapath_abi::service::{
+    ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_NO_TRANSLATION, ORIGIN_OUT_OF_RANGE,
+};
 use hashbrown::{HashMap, HashSet};
 use model::{DropReason, FlowId, Protocol, Verdict};
 
@@ -206,8 +209,15 @@ impl Accountant {
     }
 }
 
-/// Hubble's word: a rule that denies, or nothing that allows.
+/// Hubble's word: what a service refused, a rule that denies, or nothing that allows.
 fn reason(number: u32, origin: &Words) -> DropReason {
+    match number {
+        ORIGIN_NO_BACKEND => return DropReason::ServiceBackendNotFound,
+        ORIGIN_OUT_OF_RANGE => return DropReason::DeniedByLbSrcRangeCheck,
+        ORIGIN_CLUSTER_ONLY => return DropReason::IsAClusterIp,
+        ORIGIN_NO_TRANSLATION => return DropReason::NoMappingForNatMasquerade,
+        _ => {}
+    }
     if number != NO_ORIGIN && origin.denies {
         DropReason::PolicyDeny
     } else {

@@ -9,8 +9,10 @@ use datapath_abi::iface::IfaceCounters;
 use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
+use datapath_abi::service::{Asked, NAT_NONE, ReplyKey};
 use datapath_loader::{
     AttachedBy, Clock, Connections, Datapath, Mode, Options, PolicyTables, ReportedMap,
+    ServiceTables,
 };
 
 use super::{Attached, Event, Events, Feature, Kernel, KernelError, MapUse, Result};
@@ -22,6 +24,7 @@ pub(crate) struct Loaded {
     connections: Connections,
     reported: ReportedMap,
     policy: PolicyTables,
+    services: ServiceTables,
     mode: Mode,
     /// Taken once a tick: all times of a tick are by one clock.
     clock: Cell<Clock>,
@@ -41,10 +44,26 @@ impl Loaded {
             connections: datapath.connections(),
             reported: datapath.reported(),
             policy: datapath.policy(),
+            services: datapath.services(),
             mode,
             clock: Cell::new(datapath.clock()),
             datapath,
         })
+    }
+}
+
+impl Loaded {
+    /// Those of the connections whose entries lead to a translation.
+    fn translated(&self, keys: &[ConnKey]) -> Result<Vec<(ConnKey, ConnValue)>> {
+        let mut found = Vec::new();
+        if self.mode == Mode::Observe {
+            return Ok(found);
+        }
+        for key in keys {
+            let value = self.connections.get(key).map_err(|e| failed("connections", e))?;
+            found.extend(value.filter(|value| value.nat != NAT_NONE).map(|value| (*key, value)));
+        }
+        Ok(found)
     }
 }
 
@@ -121,7 +140,9 @@ impl Kernel for Loaded {
     }
 
     fn remove(&self, keys: &[ConnKey]) -> Result<()> {
-        self.connections.remove(keys).map_err(|e| failed("connections", e))
+        let translated = self.translated(keys)?;
+        self.connections.remove(keys).map_err(|e| failed("connections", e))?;
+        self.services.forget(&translated).map_err(|e| failed("translations", e))
     }
 
     fn interface(&self, ifindex: u32) -> Result<[IfaceCounters; 2]> {
@@ -138,6 +159,10 @@ impl Kernel for Loaded {
 
     fn process(&self, cookie: u64) -> Option<Process> {
         self.datapath.process(cookie)
+    }
+
+    fn asked(&self, key: &ReplyKey) -> Option<Asked> {
+        self.services.asked(key)
     }
 
     fn policy(&self) -> Option<(PolicyTables, Connections)> {
