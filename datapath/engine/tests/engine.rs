@@ -10,6 +10,7 @@ mod engine {
     mod enforce;
     mod fuzz;
     mod laws;
+    mod nat;
     mod parse;
     mod tcp;
 }

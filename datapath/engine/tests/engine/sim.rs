@@ -86,6 +86,11 @@ impl Sim {
         connections[0]
     }
 
+    /// Removes a connection, as user space does once it is over.
+    pub(crate) fn forget(&self, key: &ConnKey) {
+        self.connections.borrow_mut().remove(key);
+    }
+
     pub(crate) fn retire(&self) {
         use datapath_engine::cells::Cell;
         self.connections.borrow().values().for_each(|cells| cells.retired.set(1));
