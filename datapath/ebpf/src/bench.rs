@@ -16,6 +16,7 @@ use crate::observe::parse;
 use crate::skb::Skb;
 
 mod policy;
+mod services;
 
 /// Number of the next packet, and mask: flows − 1, flows being a power of two.
 #[btf_map(name = "bench")]

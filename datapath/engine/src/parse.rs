@@ -85,6 +85,8 @@ pub struct Headers {
     pub protocol: u8,
     /// Which part of a datagram this is.
     pub fragment: Fragment,
+    /// Where the transport header begins, or a later fragment's part of the payload.
+    pub transport_offset: u16,
     /// For fragments: their identification.
     pub identification: u32,
     /// For fragments: protocol by the IP or fragment header.
@@ -97,8 +99,6 @@ pub struct Headers {
     pub tcp: Tcp,
     /// Where the network header begins, bytes from the frame's beginning.
     pub network_offset: u32,
-    /// Where the transport header begins, or a later fragment's part of the payload.
-    pub transport_offset: u32,
     /// Bytes of the network and transport headers.
     pub header_bytes: u32,
     /// Bytes of payload behind the transport header, by the IP header (so without padding).
@@ -147,7 +147,7 @@ pub fn frame_into<P: Packet>(
     };
     headers.forget(packet.zero());
     let at = at ^ packet.zero();
-    headers.transport_offset = at;
+    headers.transport_offset = at as u16;
     transport::parse(packet, headers, at)?;
     headers.forget(packet.zero());
     Ok(())
@@ -201,13 +201,13 @@ impl Headers {
         destination_port: 0,
         protocol: 0,
         fragment: Fragment::WHOLE,
+        transport_offset: 0,
         identification: 0,
         fragment_protocol: 0,
         version: 0,
         icmp_type: NO_TYPE,
         tcp: Tcp { sequence: 0, acknowledgement: 0, flags: 0 },
         network_offset: 0,
-        transport_offset: 0,
         header_bytes: 0,
         payload_bytes: 0,
     };
@@ -242,6 +242,7 @@ impl Headers {
         self.fragment.0 ^= zero as u8;
         self.fragment_protocol ^= zero as u8;
         self.version ^= zero as u8;
+        self.transport_offset ^= zero as u16;
         self.icmp_type ^= zero as u16;
         self.identification ^= zero;
         self.header_bytes ^= zero;

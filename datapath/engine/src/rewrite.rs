@@ -46,7 +46,7 @@ pub fn rewrite<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
 #[inline(never)]
 fn error<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
     let is_v6 = seen.headers.version == 6;
-    let sum = seen.headers.transport_offset + 2;
+    let sum = u32::from(seen.headers.transport_offset) + 2;
     let ingress = seen.frame.hook == iface::INGRESS;
     let difference = difference(&change.old_address, &change.address);
     if change.outer != 0 {
@@ -109,7 +109,7 @@ fn address<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
 #[inline(always)]
 fn transport<E: Edit>(edit: &E, seen: &Seen, change: &Change) -> bool {
     let headers = &seen.headers;
-    let at = headers.transport_offset;
+    let at = u32::from(headers.transport_offset);
     let is_v6 = headers.version == 6;
     let Some(layout) = Layout::of(headers) else {
         return true;

@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use aya::maps::{Array, Map};
+use std::time::Instant;
+
+use aya::maps::{Array, Map, MapData};
 
 use datapath_abi::event;
 use zerocopy::{Immutable, IntoBytes};
@@ -14,7 +16,7 @@ use crate::kernel::btf::Btf;
 use crate::kernel::cpus;
 use crate::kernel::types::Types;
 use crate::pins::Pins;
-use crate::sys::{map, run};
+use crate::sys::{link, map, run};
 use crate::{Events, Options, maps, object};
 
 /// A benchmark's programs, on the maps of a datapath that is open.
@@ -51,6 +53,10 @@ pub fn pin_thread(cpu: usize) {
         libc::CPU_SET(cpu, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
     }
+}
+
+fn missing() -> Error {
+    Error::Missing { what: "map bench_services".to_owned() }
 }
 
 // === impl Bench ===
@@ -102,6 +108,35 @@ impl Bench {
     pub fn run(&self, program: &BenchProgram, repeat: u32) -> Result<u32, Error> {
         let ran = run::run(program.0.as_fd(), &self.packet, &mut [], repeat);
         ran.map(|ran| ran.nanoseconds).doing(|| "running a program")
+    }
+
+    /// Sets the number of the next packet, flows (a power of two) and services of `bench_generate`.
+    pub fn services(&mut self, next: u64, flows: u64, services: u64) -> Result<(), Error> {
+        self.counters()?.set(0, [next, flows - 1, services, 0], 0).map_err(|_| missing())
+    }
+
+    /// Packets that have come through to `bench_drop` since [`Bench::services`].
+    pub fn arrived(&mut self) -> Result<u64, Error> {
+        self.counters()?.get(&0, 0).map(|bench| bench[3]).map_err(|_| missing())
+    }
+
+    fn counters(&mut self) -> Result<Array<&mut MapData, [u64; 4]>, Error> {
+        let map = self.ebpf.map_mut("bench_services").ok_or_else(missing)?;
+        Array::try_from(map).map_err(|_| missing())
+    }
+
+    /// Sends `repeat` packets in by an interface of this thread's network namespace; nanoseconds each.
+    pub fn send(&self, program: &BenchProgram, ifindex: u32, repeat: u32) -> Result<u32, Error> {
+        let start = Instant::now();
+        run::run_live(program.0.as_fd(), &self.packet, ifindex, repeat)
+            .doing(|| "sending packets")?;
+        Ok((start.elapsed().as_nanos() / u128::from(repeat)) as u32)
+    }
+
+    /// Attaches a classifier to the egress hook of an interface of this thread's network namespace, for as long as
+    /// what it returns lives.
+    pub fn attach(&self, program: &BenchProgram, ifindex: u32) -> Result<OwnedFd, Error> {
+        link::create(program.0.as_fd(), ifindex, link::TCX_EGRESS, 0).doing(|| "attaching")
     }
 
     /// What a program returns for a packet, which comes from interface 1 (loopback).

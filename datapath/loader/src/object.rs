@@ -164,6 +164,7 @@ fn load(program: &mut Program) -> Option<Result<(), ProgramError>> {
         Program::SchedClassifier(program) => Some(program.load()),
         Program::RawTracePoint(program) => Some(program.load()),
         Program::CgroupSock(program) => Some(program.load()),
+        Program::Xdp(program) => Some(program.load()),
         _ => None,
     }
 }

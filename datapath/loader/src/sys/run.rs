@@ -19,7 +19,25 @@ struct TestRun {
     ctx_size_out: u32,
     ctx_in: u64,
     ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
 }
+
+/// `struct xdp_md`.
+#[repr(C)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// `BPF_F_TEST_XDP_LIVE_FRAMES` (Linux 5.18).
+const LIVE_FRAMES: u32 = 1 << 1;
 
 // SAFETY: as the trait asks; fields of `BPF_PROG_TEST_RUN`.
 unsafe impl Attributes for TestRun {}
@@ -53,8 +71,50 @@ pub(crate) fn run(
         ctx_size_out: 0,
         ctx_in: 0,
         ctx_out: 0,
+        flags: 0,
+        cpu: 0,
+        batch_size: 0,
+        pad: 0,
     };
     // SAFETY: the kernel reads `packet` and writes at most `out.len()` bytes to `out`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
     Ok(Ran { returned: attributes.retval as i32, nanoseconds: attributes.duration })
+}
+
+/// Runs an XDP program over `repeat` frames that come in by an interface of this network namespace, and lets the kernel
+/// do with each what the program says.
+pub(crate) fn run_live(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    ifindex: u32,
+    repeat: u32,
+) -> io::Result<()> {
+    let context = XdpContext {
+        data: 0,
+        data_end: packet.len() as u32,
+        data_meta: 0,
+        ingress_ifindex: ifindex,
+        rx_queue_index: 0,
+        egress_ifindex: 0,
+    };
+    let mut attributes = TestRun {
+        program: program.as_raw_fd() as u32,
+        retval: 0,
+        data_size_in: packet.len() as u32,
+        data_size_out: 0,
+        data_in: packet.as_ptr() as u64,
+        data_out: 0,
+        repeat,
+        duration: 0,
+        ctx_size_in: size_of::<XdpContext>() as u32,
+        ctx_size_out: 0,
+        ctx_in: (&raw const context) as u64,
+        ctx_out: 0,
+        flags: LIVE_FRAMES,
+        cpu: 0,
+        batch_size: 64,
+        pad: 0,
+    };
+    // SAFETY: the kernel reads `packet` and `context`, and writes nothing.
+    unsafe { bpf(Command::TestRun, &mut attributes).map(drop) }
 }
