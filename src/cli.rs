@@ -12,6 +12,7 @@ pub mod map;
 pub mod node;
 pub mod observe;
 pub mod policy;
+pub mod service;
 pub mod sql;
 pub mod status;
 pub mod text;

@@ -27,6 +27,7 @@ enum Command {
     Policy(cli::policy::Args),
     Endpoint(cli::endpoint::Args),
     Identity(cli::identity::Args),
+    Service(cli::service::Args),
     Bpf(cli::bpf::Args),
     Cleanup(cli::cleanup::Args),
     Completion(cli::completion::Args),
@@ -67,6 +68,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Policy(args) => cli::policy::run(&args).await,
         Command::Endpoint(args) => cli::endpoint::run(args).await,
         Command::Identity(args) => cli::identity::run(args).await,
+        Command::Service(args) => cli::service::run(args).await,
         Command::Completion(args) => cli::completion::run(&args, Weir::command()),
         Command::Cleanup(args) => cli::cleanup::run(&args),
     }

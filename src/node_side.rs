@@ -46,6 +46,22 @@ pub struct Args {
     /// default ssh, DHCP, DNS, the Kubernetes API, kubelet and etcd.
     #[arg(long, value_name = "PORTS")]
     pub failsafe_ports: Option<Failsafes>,
+    /// Whether services are balanced here (with `--mode enforce`): what pods and clients outside send to them goes to
+    /// their backends.
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t = Switch::On)]
+    pub services: Switch,
+    /// How a backend is chosen where the service does not say (annotation `service.cilium.io/lb-algorithm`).
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = LbAlgorithm::Random)]
+    pub lb_algorithm: LbAlgorithm,
+    /// Slots of a service's Maglev table: a prime, a hundred times as large as the number of its backends.
+    #[arg(long, value_name = "N", default_value_t = 1021, value_parser = maglev_size)]
+    pub maglev_table_size: u32,
+    /// Give what pods send to the world this node's address.
+    #[arg(long)]
+    pub masquerade: bool,
+    /// Destinations that pods reach by their own addresses, beside pods and nodes: CIDRs, comma-separated.
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', requires = "masquerade")]
+    pub masquerade_exclude: Vec<agent::Cidr>,
     /// Interfaces to observe: names or patterns with `*`, comma-separated; all by default.
     #[arg(long, value_name = "A,B*", value_delimiter = ',')]
     pub interfaces: Vec<String>,
@@ -191,6 +207,17 @@ impl Args {
             DenyResponse::Icmp => agent::DenyResponse::Icmp,
             DenyResponse::Reset => agent::DenyResponse::Reset,
         };
+        config.services = agent::services::Options {
+            enabled: self.services == Switch::On,
+            algorithm: match self.lb_algorithm {
+                LbAlgorithm::Random => agent::control::Algorithm::Random,
+                LbAlgorithm::Maglev => agent::control::Algorithm::Maglev,
+            },
+            maglev_size: self.maglev_table_size,
+            masquerade: self.masquerade,
+            native: self.masquerade_exclude.clone(),
+            ..agent::services::Options::default()
+        };
         config.policy.keep_established = self.policy_established == Established::Keep;
         if let Some(ports) = &self.failsafe_ports {
             config.policy.failsafe.clone_from(&ports.0);
@@ -215,6 +242,29 @@ impl Args {
     pub fn node_name(&self) -> String {
         self.node.clone().unwrap_or_else(hostname)
     }
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[expect(missing_docs, reason = "named by what they do")]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How a backend is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LbAlgorithm {
+    /// By chance.
+    Random,
+    /// By the connection's hash, the same on all nodes.
+    Maglev,
+}
+
+fn maglev_size(text: &str) -> Result<u32, String> {
+    let sizes = agent::services::maglev::SIZES;
+    let size = text.parse().ok().filter(|size| sizes.contains(size));
+    size.ok_or_else(|| format!("one of {sizes:?}"))
 }
 
 /// The socket for this node's CLI, beside that of the export stream: `agent.sock` beside `hubble.sock`, and

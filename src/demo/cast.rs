@@ -1,5 +1,7 @@
 //! Who is in the demo: one line per pod.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 /// A pod of the demo.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Role {
@@ -72,6 +74,14 @@ const fn stateful(
 // === impl Role ===
 
 impl Role {
+    /// Addresses of the service before it; none where clients use the pods' own (the DNS server).
+    pub(super) fn service_addresses(&self) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        const SERVED: [&str; 4] = ["web", "api", "cart", "redis"];
+        let number = SERVED.iter().position(|name| *name == self.workload)? as u16 + 1;
+        let v4 = Ipv4Addr::new(10, 96, 0, number as u8);
+        Some((v4, Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, number)))
+    }
+
     /// DNS name of the service before it.
     pub(super) fn service_name(&self) -> String {
         format!("{}.{}.svc.cluster.local", self.workload, self.namespace)

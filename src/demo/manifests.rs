@@ -123,7 +123,7 @@ fn ownership(role: &Role) -> (String, String) {
     (labels, owner)
 }
 
-/// Headless services: clients resolve the pods' own addresses.
+/// Services with addresses that the agents balance; the DNS server's is headless.
 fn services(cluster: &Cluster) -> String {
     let served: BTreeSet<(&str, &str, u16)> = CAST
         .iter()
@@ -133,11 +133,18 @@ fn services(cluster: &Cluster) -> String {
     let mut text = String::new();
     for (namespace, name, port) in served {
         let protocol = if port == 53 { "UDP" } else { "TCP" };
+        let role = CAST.iter().find(|role| (role.namespace, role.workload) == (namespace, name));
+        let address = match role.and_then(Role::service_addresses) {
+            Some((v4, v6)) => format!(
+                "clusterIP: {v4}\n  clusterIPs: ['{v4}', '{v6}']\n  ipFamilyPolicy: PreferDualStack"
+            ),
+            None => "clusterIP: None".to_owned(),
+        };
         push(
             &mut text,
             format_args!(
                 "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec:\n  \
-             clusterIP: None\n  selector:\n    app: {name}\n  ports:\n    \
+             {address}\n  selector:\n    app: {name}\n  ports:\n    \
              - {{name: main, port: {port}, targetPort: {port}, protocol: {protocol}}}\n"
             ),
         );

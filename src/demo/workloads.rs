@@ -129,9 +129,10 @@ fn zone_text(cluster: &Cluster) -> String {
     let mut lines = vec![format!("{PAYMENTS} {WORLD_IPV4}")];
     for role in CAST {
         let (name, pod) = (role.service_name(), cluster.pod(role.short));
-        lines.push(format!("{name} {}", pod.ipv4));
-        lines.push(format!("{name} {}", pod.ipv6));
+        let (v4, v6) = role.service_addresses().unwrap_or((pod.ipv4, pod.ipv6));
+        lines.extend([format!("{name} {v4}"), format!("{name} {v6}")]);
     }
+    lines.dedup();
     lines.join("\n")
 }
 

@@ -57,6 +57,8 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// Unix socket to serve gRPC on.
     pub socket: Option<PathBuf>,
+    /// How services are served, in [`Mode::Enforce`].
+    pub services: crate::services::Options,
     /// Unix socket for the CLI of this node ([`local`](crate::local)); root's alone.
     pub local_socket: Option<PathBuf>,
     /// TCP addresses to serve gRPC on; 4244 is Hubble's port.
@@ -109,6 +111,7 @@ impl Config {
             cluster: "default".to_owned(),
             mode: Mode::Observe,
             policy: datapath_policy::Options::default(),
+            services: crate::services::Options::default(),
             interfaces: Interfaces::All,
             interval: Duration::from_secs(10),
             flush: Duration::from_millis(500),

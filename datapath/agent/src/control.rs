@@ -16,9 +16,13 @@ pub(crate) mod applied;
 mod document;
 mod manifests;
 mod objects;
+mod service;
 mod workload;
 
 pub use manifests::Manifests;
+pub use service::{
+    Algorithm, Endpoint, EndpointSlice, HostPort, Service, ServicePort, SlicePort, Spread, Target,
+};
 
 /// Knows the cluster.
 #[async_trait::async_trait]
@@ -79,6 +83,10 @@ pub struct Pod {
     pub ports: Vec<NamedPort>,
     /// The annotation `weir.io/audit` says that its policies are only to be tried.
     pub audit: bool,
+    /// Ports of its node that lead to it.
+    pub host_ports: Vec<HostPort>,
+    /// It may get new connections.
+    pub ready: bool,
 }
 
 /// A node.
@@ -90,51 +98,6 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// `status.addresses` that are IP addresses.
     pub addresses: Vec<IpAddr>,
-}
-
-/// A service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Service {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// `ClusterIP`, `NodePort`, …
-    pub kind: String,
-    /// Cluster, external and load balancer addresses.
-    pub ips: Vec<IpAddr>,
-    /// Its ports.
-    pub ports: Vec<ServicePort>,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Selects its pods; `None` where its endpoints are made by hand.
-    pub selector: Option<BTreeMap<String, String>>,
-}
-
-/// A port of a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Its name; empty where there is only one.
-    pub name: String,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The port clients use.
-    pub port: u16,
-    /// The port on every node; 0 without one.
-    pub node_port: u16,
-}
-
-/// Backends of a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointSlice {
-    /// Its namespace.
-    pub namespace: String,
-    /// The service it belongs to.
-    pub service: String,
-    /// Addresses of the backends.
-    pub addresses: Vec<IpAddr>,
-    /// IP protocol number and port.
-    pub ports: Vec<(u8, u16)>,
 }
 
 /// A document that could not be taken, and where it stands.

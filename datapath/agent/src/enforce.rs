@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::control::Snapshot;
 use crate::host::{Host, Link, Netlink};
+use crate::services::{Roles, Servicer};
 use crate::status::Status;
 use crate::view::directory::Directory;
 use crate::view::ports::Ports;
@@ -64,6 +65,9 @@ pub(crate) struct Enforcer {
     /// Where identities are kept over a restart.
     pub(crate) memory: memory::Memory,
     ports: Ports,
+    servicer: Option<Servicer>,
+    /// When services that could not be served are to be tried again.
+    unserved: Option<Instant>,
     /// The snapshot of the latest look, and where its pods are.
     fed: Option<Fed>,
 }
@@ -75,10 +79,12 @@ struct Fed {
 }
 
 /// Where things are on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Place {
     /// Addresses of this node.
     local: Vec<IpAddr>,
+    /// The same, with their interfaces.
+    addresses: Vec<(u32, IpAddr)>,
     /// Interface of each pod that is here, by `namespace/name`.
     interfaces: HashMap<String, u32>,
     /// The host's own interfaces.
@@ -129,6 +135,15 @@ impl Compiled {
     }
 }
 
+// === impl Place ===
+
+impl Place {
+    fn addresses_of(&self, interface: u32) -> Vec<IpAddr> {
+        let of_it = self.addresses.iter().filter(|(index, _)| *index == interface);
+        of_it.map(|(_, ip)| *ip).collect()
+    }
+}
+
 // === impl Enforcer ===
 
 impl Enforcer {
@@ -165,8 +180,15 @@ impl Enforcer {
             compiled,
             memory,
             ports: Ports::default(),
+            servicer: None,
+            unserved: None,
             fed: None,
         })
+    }
+
+    /// Serves services too.
+    pub(crate) fn serve(&mut self, servicer: Servicer) {
+        self.servicer = Some(servicer);
     }
 
     /// Enforces until told to stop; what is in the tables stays.
@@ -178,6 +200,7 @@ impl Enforcer {
         while !stop.is_stopped() {
             pending |= self.control.has_changed().unwrap_or(false);
             pending |= self.host_changed();
+            pending |= self.unserved.is_some_and(|due| Instant::now() >= due);
             if pending && Instant::now() >= again {
                 match self.enforce() {
                     Ok(()) => pending = false,
@@ -239,20 +262,49 @@ impl Enforcer {
         tables::apply(&self.tables, rest).map_err(|error| words(&error))?;
         self.compiled.decides(snapshot.revision);
         self.tell(&snapshot);
+        self.serve_services(&snapshot, &place);
         self.fed = Some(Fed { snapshot, place });
         Ok(())
+    }
+
+    /// Brings the services to what control source and host say now.
+    fn serve_services(&mut self, snapshot: &Snapshot, place: &Place) {
+        let Some(servicer) = &mut self.servicer else {
+            return;
+        };
+        let local = |pod: &&crate::control::Pod| place.interfaces.contains_key(&pod.id());
+        let pods = snapshot.pods.iter().filter(local).flat_map(|pod| pod.ips.iter().copied());
+        let roles = Roles {
+            pods: place.interfaces.values().copied().collect(),
+            uplinks: place
+                .uplinks
+                .iter()
+                .map(|index| (*index, place.addresses_of(*index)))
+                .collect(),
+            local_pods: pods.collect(),
+        };
+        self.unserved = None;
+        match servicer.update(snapshot, &self.node, &roles) {
+            Ok(problems) => self.status.warn("services", problems),
+            Err(why) => {
+                tracing::error!(why, "services are not served as they should be");
+                self.unserved = Some(Instant::now() + RETRY);
+                self.status.warn("services", vec![format!("services could not be put in: {why}")]);
+            }
+        }
     }
 
     /// Asks the host where everything is.
     fn place(&mut self, snapshot: &Snapshot) -> Result<Place, String> {
         let links = self.host.links().map_err(|error| format!("interfaces: {error}"))?;
         let local = self.host.addresses().map_err(|error| format!("addresses: {error}"))?;
-        let local: Vec<IpAddr> = local.into_iter().map(|(_, ip)| ip).collect();
+        let addresses = local;
+        let local: Vec<IpAddr> = addresses.iter().map(|(_, ip)| *ip).collect();
         let directory = Directory::new(snapshot, &self.node, local.clone());
         let before = std::mem::take(&mut self.ports);
         self.ports = Ports::new(before, &links, snapshot, &directory, &self.node, &mut self.host);
         let uplinks = uplinks(&links, &self.ports);
-        Ok(Place { local, interfaces: self.interfaces(), uplinks })
+        Ok(Place { local, addresses, interfaces: self.interfaces(), uplinks })
     }
 
     fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {

@@ -12,7 +12,7 @@ use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
 use datapath_abi::service::{Asked, ReplyKey};
-use datapath_loader::{Connections, PolicyTables};
+use datapath_loader::{Connections, PolicyTables, ServiceTables};
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -124,6 +124,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn drops(&self) -> Result<Vec<(DropKey, DropCounter)>>;
     /// The policy tables, and the connections that were judged by them; none where nothing is enforced.
     fn policy(&self) -> Option<(PolicyTables, Connections)>;
+    /// The service tables; none where nothing is served.
+    fn services(&self) -> Option<ServiceTables> {
+        None
+    }
     /// Visits what the policy refused; as for connections, some may be visited twice.
     fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()>;
     /// Ends the counting of refusals, and returns their final values.

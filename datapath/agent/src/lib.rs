@@ -28,6 +28,7 @@ mod metrics;
 mod names;
 mod process;
 mod run;
+pub mod services;
 mod spool;
 mod status;
 mod view;
@@ -35,7 +36,7 @@ mod worker;
 
 pub use config::{Config, Interfaces, Mode, Timeouts, Transport};
 pub use datapath_loader::{cleanup, default_pin_root};
-pub use datapath_policy::{DenyResponse, Enforcement, Failsafe};
+pub use datapath_policy::{Cidr, DenyResponse, Enforcement, Failsafe};
 pub use export::serve::ListenError;
 pub use kernel::{Feature, KernelError};
 pub use run::{Error, Ready, run};

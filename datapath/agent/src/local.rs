@@ -2,23 +2,27 @@
 //! which only root may open. Questions never change anything; [`apply`](Local::apply) does.
 //!
 //! Answers are JSON of these types: [`datapath_policy::explain::Explanation`] (`Why`), [`policies::Policies`],
-//! [`endpoints::Endpoints`], [`identities::Identities`], [`tables::PolicyTables`].
+//! [`endpoints::Endpoints`], [`identities::Identities`], [`tables::PolicyTables`], [`services::Services`],
+//! [`services::Tables`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath_loader::ServiceTables;
 use datapath_policy::Compiler;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status as GrpcStatus};
 use wire::agent::agent_server::Agent;
 use wire::agent::{
     Answer, ApplyRequest, ApplyResponse, ConfirmRequest, ConfirmResponse, EndpointsRequest,
-    IdentitiesRequest, PoliciesRequest, PolicyTablesRequest, WhyRequest,
+    IdentitiesRequest, PoliciesRequest, PolicyTablesRequest, ServiceTablesRequest, ServicesRequest,
+    WhyRequest,
 };
 
 use crate::control::Snapshot;
 use crate::control::applied::{Applied, Change};
 use crate::enforce::Compiled;
+use crate::services::Programmed;
 use crate::status::Status;
 
 pub mod endpoints;
@@ -26,6 +30,7 @@ pub mod identities;
 pub mod policies;
 pub mod question;
 pub(crate) mod serve;
+pub mod services;
 pub mod tables;
 
 /// How long a change may take to be in force before the caller is told so.
@@ -38,6 +43,7 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) struct Local {
     pub(crate) control: watch::Receiver<Arc<Snapshot>>,
     pub(crate) compiled: Compiled,
+    pub(crate) programmed: Programmed,
     pub(crate) applied: Arc<Applied>,
     pub(crate) status: Status,
 }
@@ -59,6 +65,14 @@ impl Local {
         asked.map_err(|error| GrpcStatus::internal(error.to_string()))?.ok_or_else(|| {
             GrpcStatus::failed_precondition(
                 "this agent only observes: it enforces policies when started with --mode enforce",
+            )
+        })
+    }
+
+    fn served(&self) -> Result<ServiceTables, GrpcStatus> {
+        self.programmed.kernel().ok_or_else(|| {
+            GrpcStatus::failed_precondition(
+                "this agent serves no services: it does when started with --mode enforce, unless told --services off",
             )
         })
     }
@@ -133,6 +147,24 @@ impl Agent for Local {
         };
         let decode = move |compiler: &Compiler| tables::decode(&kernel, compiler, &interfaces, &of);
         json(&self.ask(decode).await?.map_err(GrpcStatus::not_found)?)
+    }
+
+    async fn services(&self, _: Request<ServicesRequest>) -> Result<Response<Answer>, GrpcStatus> {
+        let kernel = self.served()?;
+        json(&services::list(&self.programmed, &kernel).map_err(GrpcStatus::unavailable)?)
+    }
+
+    async fn service_tables(
+        &self,
+        request: Request<ServiceTablesRequest>,
+    ) -> Result<Response<Answer>, GrpcStatus> {
+        let kernel = self.served()?;
+        let request = request.into_inner();
+        let names = self.programmed.ask(services::names).unwrap_or_default();
+        let read = move || services::tables(&kernel, &names, &request.what, request.limit as usize);
+        let read = tokio::task::spawn_blocking(read).await;
+        let read = read.map_err(|error| GrpcStatus::internal(error.to_string()))?;
+        json(&read.map_err(GrpcStatus::invalid_argument)?)
     }
 
     async fn apply(

@@ -89,10 +89,38 @@ const KNOWN: u32 = 0;
 const ENTRY: u32 = 1;
 /// Both are to be made.
 const BOTH: u32 = 2;
+/// And a port is yet to be found.
+const UNPLACED: u32 = 3;
 
-/// Finds out whether and how the packet's connection is translated. On egress `seen` then is the wire side.
+/// Finds out whether and how the packet's connection is translated. On egress `seen` then is the wire side. Its steps are
+/// called from here, not from each other: the stack of a BPF program is that of the deepest call.
+#[inline(always)]
+pub(crate) fn plan<H: Enforcer>(host: &H, case: &mut Case, turn: u32) {
+    black_box(prepare(case, turn));
+    if case.seen.frame.hook == iface::INGRESS {
+        if black_box(look_ingress(host, case)) != 0 {
+            if choose(host, &mut case.nat.choice) {
+                black_box(balance(case));
+            } else {
+                black_box(avoid(host, case));
+            }
+        }
+        if case.nat.fresh == UNPLACED {
+            black_box(free_stack_port(host, case));
+        }
+    } else {
+        black_box(look_egress(host, case));
+        if case.nat.fresh == UNPLACED {
+            black_box(free_wire_port(host, case));
+        }
+    }
+    if case.nat.kind != u32::from(NAT_NONE) && case.nat.refused == 0 {
+        black_box(complete(case));
+    }
+}
+
 #[inline(never)]
-pub(crate) fn plan<H: Enforcer>(host: &H, case: &mut Case, turn: u32) -> Done {
+fn prepare(case: &mut Case, turn: u32) -> Done {
     if turn == 0 {
         case.nat.raw = case.seen.headers.ends();
     } else {
@@ -102,19 +130,12 @@ pub(crate) fn plan<H: Enforcer>(host: &H, case: &mut Case, turn: u32) -> Done {
         case.seen.direction = direction as u32;
     }
     case.nat.begin(&case.seen);
-    if case.seen.frame.hook == iface::INGRESS {
-        black_box(plan_ingress(host, case));
-    } else {
-        black_box(plan_egress(host, case));
-    }
-    if case.nat.kind != u32::from(NAT_NONE) && case.nat.refused == 0 {
-        black_box(complete(case));
-    }
     Done::here()
 }
 
+/// By the entry that the connection has; 1 where it has none that says so, and its destination may be a frontend.
 #[inline(never)]
-fn plan_ingress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+fn look_ingress<H: Enforcer>(host: &H, case: &mut Case) -> u32 {
     let Case { seen, nat, .. } = case;
     if let Some(cells) = host.find(&seen.key) {
         let kind = Judged(cells.judged.get()).nat();
@@ -122,69 +143,73 @@ fn plan_ingress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         if kind != NAT_NONE && !(begins && tcp::reuses(cells.state.get(), tcp::SYN)) {
             if is_alive(host, seen, cells) {
                 nat.take(u32::from(kind), cells);
-                return Done::here();
+                return black_box(0);
             }
         } else if !begins {
-            return Done::here();
+            return black_box(0);
         }
     }
     let Some(served) = host.served(seen.frame.ifindex) else {
-        return Done::here();
+        return black_box(0);
     };
     let outside = served.flags & UPLINK != 0;
-    if served.flags & (UPLINK | FROM_POD) == 0 || seen.headers.fragment == Fragment::LATER {
-        return Done::here();
-    }
     let headers = &seen.headers;
-    if matches!(headers.protocol, TCP | UDP | SCTP) {
-        nat.choice.frontend = FrontendKey {
-            address: headers.destination,
-            port: headers.destination_port,
-            protocol: headers.protocol,
-            pad: [0; 5],
-        };
-        nat.choice.client = headers.source;
-        nat.choice.client_port = u32::from(headers.source_port);
-        nat.choice.scope = if outside { EXTERNAL as u32 } else { INTERNAL as u32 };
-        nat.choice.now_ns = host.now_ns();
-        if choose(host, &mut nat.choice) {
-            black_box(balance(host, case, outside));
-            return Done::here();
-        }
+    if served.flags & (UPLINK | FROM_POD) == 0
+        || headers.fragment == Fragment::LATER
+        || !matches!(headers.protocol, TCP | UDP | SCTP)
+    {
+        return black_box(0);
     }
-    // Another connection is translated to what this one is: it must look different behind the hook.
-    let taken = host.translation(&seen.key);
-    if taken.is_some_and(|taken| taken.kind != u32::from(NAT_SOURCE)) {
-        nat.kind = u32::from(NAT_DESTINATION);
-        nat.change.address = headers.destination;
-        nat.change.port = headers.destination_port;
-        nat.change.peer_port = headers.source_port;
-        black_box(free_stack_port(host, case));
-    }
-    Done::here()
+    nat.choice.frontend = FrontendKey {
+        address: headers.destination,
+        port: headers.destination_port,
+        protocol: headers.protocol,
+        pad: [0; 5],
+    };
+    nat.choice.client = headers.source;
+    nat.choice.client_port = u32::from(headers.source_port);
+    nat.choice.scope = if outside { EXTERNAL as u32 } else { INTERNAL as u32 };
+    nat.choice.now_ns = host.now_ns();
+    black_box(1)
 }
 
 /// The destination is a frontend.
 #[inline(never)]
-fn balance<H: Enforcer>(host: &H, case: &mut Case, outside: bool) -> Done {
+fn balance(case: &mut Case) -> Done {
     let Case { seen, nat, .. } = case;
     nat.refused = nat.choice.refused;
     nat.silent = nat.choice.silent;
     if nat.refused != 0 {
         return Done::here();
     }
+    let outside = nat.choice.scope == EXTERNAL as u32;
     nat.kind = u32::from(if outside { NAT_OUTSIDE } else { NAT_DESTINATION });
     nat.change.address = nat.choice.address;
     nat.change.port = nat.choice.port as u16;
     nat.change.peer_port = seen.headers.source_port;
     nat.service = nat.choice.service;
     nat.backend = nat.choice.backend;
-    black_box(free_stack_port(host, case));
+    nat.fresh = UNPLACED;
+    Done::here()
+}
+
+/// Another connection may be translated to what this one is: then it must look different behind the hook.
+#[inline(never)]
+fn avoid<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    let taken = host.translation(&seen.key);
+    if taken.is_some_and(|taken| taken.kind != u32::from(NAT_SOURCE)) {
+        nat.kind = u32::from(NAT_DESTINATION);
+        nat.change.address = seen.headers.destination;
+        nat.change.port = seen.headers.destination_port;
+        nat.change.peer_port = seen.headers.source_port;
+        nat.fresh = UNPLACED;
+    }
     Done::here()
 }
 
 #[inline(never)]
-fn plan_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
+fn look_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     let Case { seen, nat, .. } = case;
     if let Some(translation) = host.translation(&seen.key) {
         nat.kind = translation.kind;
@@ -193,7 +218,6 @@ fn plan_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         nat.change.peer_port = translation.peer_port;
         nat.service = translation.service;
         nat.backend = translation.backend;
-        nat.fresh = KNOWN;
         black_box(to_wire(case));
         if host.find(&case.seen.key).is_none() {
             case.nat.fresh = ENTRY;
@@ -216,7 +240,7 @@ fn plan_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     nat.kind = u32::from(NAT_SOURCE);
     nat.change.address = source;
     nat.change.peer_port = seen.headers.destination_port;
-    black_box(free_wire_port(host, case));
+    nat.fresh = UNPLACED;
     Done::here()
 }
 
@@ -267,8 +291,11 @@ pub(crate) fn is_alive<H: Enforcer>(host: &H, seen: &Seen, cells: &ConnCells<H::
     if seen.headers.protocol != UDP || service == 0 {
         return true;
     }
-    host.backend(cells.backend.get())
-        .is_some_and(|backend| backend.flags & ALIVE != 0 && backend.service == service)
+    host.backend(cells.backend.get()).is_some_and(|backend| {
+        backend.flags & ALIVE != 0
+            && backend.service == service
+            && equal(&backend.address, &cells.stack_addr())
+    })
 }
 
 /// An ICMP error about a translated connection; `case.inner` is whom the packet is between that it is about. Whether it is
@@ -373,7 +400,7 @@ fn free_stack_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         }
         nat.ends.source_port = random_port(host);
     }
-    black_box(exhausted(host, nat));
+    exhausted(host, nat);
     Done::here()
 }
 
@@ -415,7 +442,7 @@ fn free_wire_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
         }
         nat.ends.source_port = random_port(host);
     }
-    black_box(exhausted(host, nat));
+    exhausted(host, nat);
     Done::here()
 }
 
@@ -429,12 +456,11 @@ fn random_port<H: Enforcer>(host: &H) -> u16 {
     min.wrapping_add(((u64::from(host.random()) * range) >> 32) as u16)
 }
 
-#[inline(never)]
-fn exhausted<H: Enforcer>(host: &H, nat: &mut Nat) -> Done {
+#[inline(always)]
+fn exhausted<H: Enforcer>(host: &H, nat: &mut Nat) {
     nat.refused = ORIGIN_NO_TRANSLATION;
     nat.silent = 1;
     host.count(|counters| counters.exhausted += 1);
-    Done::here()
 }
 
 /// Says what the packet had, and what [`TRANSLATIONS`](datapath_abi::service::TRANSLATIONS) is to hold.

@@ -249,6 +249,11 @@ impl ServiceTables {
         map::walk(self.0.affinity.as_fd(), zero, on).doing(|| "reading affinity")
     }
 
+    /// The connection table, whose entries lead to translations.
+    pub fn connections(&self) -> &Connections {
+        &self.0.connections
+    }
+
     /// What did not go well, since the tables were made.
     pub fn counters(&self) -> Result<ServiceCounters, Error> {
         counters::services(self.0.counters.as_fd(), self.0.cpus)

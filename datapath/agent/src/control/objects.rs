@@ -7,12 +7,14 @@ use datapath_policy::{AUDIT_ANNOTATION, NamedPort};
 use model::Protocol;
 use serde::Deserialize;
 
-use super::{EndpointSlice, Node, Pod, Service, ServicePort, workload};
+use super::{HostPort, Node, Pod, workload};
+
+mod service;
+
+pub(super) use service::{ServiceObject, SliceObject};
 
 /// Annotation that names the interface behind which a pod is.
 const INTERFACE: &str = "weir.io/interface";
-/// Label of an EndpointSlice that names its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +78,10 @@ struct ContainerPort {
     #[serde(default)]
     protocol: Option<String>,
     container_port: u16,
+    #[serde(default)]
+    host_port: Option<u16>,
+    #[serde(default, rename = "hostIP")]
+    host_ip: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -86,6 +92,15 @@ struct PodStatus {
     ip: Option<String>,
     #[serde(default, rename = "podIPs")]
     ips: Option<Vec<PodIp>>,
+    #[serde(default)]
+    conditions: Option<Vec<PodCondition>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,79 +131,6 @@ struct NodeAddress {
     address: String,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct ServiceObject {
-    metadata: Meta,
-    #[serde(default)]
-    spec: ServiceSpec,
-    #[serde(default)]
-    status: ServiceStatus,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ServiceSpec {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default, rename = "clusterIP")]
-    cluster_ip: Option<String>,
-    #[serde(default, rename = "clusterIPs")]
-    cluster_ips: Option<Vec<String>>,
-    #[serde(default, rename = "externalIPs")]
-    external_ips: Option<Vec<String>>,
-    #[serde(default)]
-    ports: Option<Vec<PortObject>>,
-    #[serde(default)]
-    selector: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ServiceStatus {
-    #[serde(default)]
-    load_balancer: LoadBalancer,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct LoadBalancer {
-    #[serde(default)]
-    ingress: Option<Vec<LoadBalancerIngress>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LoadBalancerIngress {
-    #[serde(default)]
-    ip: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PortObject {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    protocol: Option<String>,
-    #[serde(default)]
-    port: Option<u16>,
-    #[serde(default)]
-    node_port: Option<u16>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct SliceObject {
-    metadata: Meta,
-    #[serde(default)]
-    endpoints: Option<Vec<EndpointObject>>,
-    #[serde(default)]
-    ports: Option<Vec<PortObject>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct EndpointObject {
-    #[serde(default)]
-    addresses: Vec<String>,
-}
-
 // === impl Meta ===
 
 impl Meta {
@@ -198,6 +140,14 @@ impl Meta {
 
     fn namespace(&self) -> String {
         self.namespace.clone().filter(|name| !name.is_empty()).unwrap_or("default".to_owned())
+    }
+
+    fn annotation(&self, name: &str) -> Option<String> {
+        self.annotations.as_ref().and_then(|all| all.get(name)).cloned()
+    }
+
+    fn label(&self, name: &str) -> Option<String> {
+        self.labels.as_ref().and_then(|all| all.get(name)).cloned()
     }
 
     fn owner(&self) -> Option<(&str, &str)> {
@@ -223,10 +173,11 @@ impl PodObject {
                 ips.push(ip);
             }
         }
-        let annotation =
-            |name| self.metadata.annotations.as_ref().and_then(|all| all.get(name)).cloned();
-        let (interface, audit) = (annotation(INTERFACE), annotation(AUDIT_ANNOTATION));
+        let (interface, audit) =
+            (self.metadata.annotation(INTERFACE), self.metadata.annotation(AUDIT_ANNOTATION));
         let ports = self.spec.named_ports()?;
+        let host_ports = self.spec.host_ports()?;
+        let ready = self.status.is_ready();
         Ok(Pod {
             namespace: self.metadata.namespace(),
             interface: interface.unwrap_or_default(),
@@ -241,13 +192,45 @@ impl PodObject {
             service_account: self.spec.service_account_name.unwrap_or_default(),
             ports,
             audit: audit.as_deref() == Some("true"),
+            host_ports,
+            ready,
         })
+    }
+}
+
+// === impl PodStatus ===
+
+impl PodStatus {
+    /// By its condition Ready; a manifest without conditions is taken at its word.
+    fn is_ready(&self) -> bool {
+        let conditions = self.conditions.iter().flatten();
+        let ready = conditions.filter(|condition| condition.kind == "Ready").last();
+        ready.is_none_or(|ready| ready.status == "True")
     }
 }
 
 // === impl PodSpec ===
 
 impl PodSpec {
+    fn host_ports(&self) -> Result<Vec<HostPort>, String> {
+        let containers = self.containers.iter().chain(&self.init_containers).flatten();
+        let mut found = Vec::new();
+        for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+            let Some(number) = port.host_port.filter(|number| *number != 0) else {
+                continue;
+            };
+            let ip = port.host_ip.as_deref().filter(|text| !text.is_empty());
+            let ip = ip.map(|text| address("hostIP", text)).transpose()?;
+            found.push(HostPort {
+                ip: ip.filter(|ip| !ip.is_unspecified()),
+                port: number,
+                protocol: protocol(port.protocol.as_deref())?,
+                container_port: port.container_port,
+            });
+        }
+        Ok(found)
+    }
+
     fn named_ports(&self) -> Result<Vec<NamedPort>, String> {
         let containers = self.containers.iter().chain(&self.init_containers).flatten();
         let mut named = Vec::new();
@@ -285,86 +268,6 @@ impl NodeObject {
         let addresses = addresses.iter().filter_map(|entry| entry.address.parse().ok()).collect();
         let labels = self.metadata.labels.unwrap_or_default();
         Ok(Node { name: self.metadata.name, labels, addresses })
-    }
-}
-
-// === impl ServiceObject ===
-
-impl ServiceObject {
-    pub(super) fn service(self) -> Result<Service, String> {
-        self.metadata.check()?;
-        let spec = self.spec;
-        let mut ips = Vec::new();
-        let cluster = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
-        for text in cluster.chain(spec.external_ips.iter().flatten()) {
-            // A headless service says so where its address would stand.
-            if text.is_empty() || text == "None" {
-                continue;
-            }
-            let ip = address("spec.clusterIP", text)?;
-            if !ips.contains(&ip) {
-                ips.push(ip);
-            }
-        }
-        for entry in self.status.load_balancer.ingress.iter().flatten() {
-            if let Some(text) = &entry.ip {
-                ips.push(address("status.loadBalancer", text)?);
-            }
-        }
-        let ports: Result<Vec<_>, _> =
-            spec.ports.iter().flatten().map(PortObject::service_port).collect();
-        Ok(Service {
-            namespace: self.metadata.namespace(),
-            name: self.metadata.name,
-            kind: spec.kind.unwrap_or("ClusterIP".to_owned()),
-            ips,
-            ports: ports?,
-            labels: self.metadata.labels.unwrap_or_default(),
-            selector: spec.selector,
-        })
-    }
-}
-
-// === impl PortObject ===
-
-impl PortObject {
-    fn protocol(&self) -> Result<u8, String> {
-        protocol(self.protocol.as_deref())
-    }
-
-    fn service_port(&self) -> Result<ServicePort, String> {
-        Ok(ServicePort {
-            name: self.name.clone().unwrap_or_default(),
-            protocol: self.protocol()?,
-            port: self.port.ok_or("ports: port is missing")?,
-            node_port: self.node_port.unwrap_or(0),
-        })
-    }
-}
-
-// === impl SliceObject ===
-
-impl SliceObject {
-    pub(super) fn slice(self) -> Result<EndpointSlice, String> {
-        self.metadata.check()?;
-        let mut addresses = Vec::new();
-        for text in self.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses) {
-            addresses.push(address("endpoints.addresses", text)?);
-        }
-        let mut ports = Vec::new();
-        for port in self.ports.iter().flatten() {
-            // A slice may leave a port open ("all ports"); such a one names no backend.
-            if let Some(number) = port.port {
-                ports.push((port.protocol()?, number));
-            }
-        }
-        let service = self.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-        Ok(EndpointSlice {
-            namespace: self.metadata.namespace(),
-            service: service.cloned().unwrap_or_default(),
-            addresses,
-            ports,
-        })
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn feed(
 pub fn feed_all(compiler: &mut Compiler, snapshot: &Snapshot, node: &str) {
     let pods = snapshot.pods.iter().zip(1..);
     let interfaces = pods.map(|(pod, index)| (pod.id(), index));
-    let place = Place { local: Vec::new(), interfaces: interfaces.collect(), uplinks: Vec::new() };
+    let place = Place { interfaces: interfaces.collect(), ..Place::default() };
     feed(compiler, snapshot, None, node, &place);
 }
 

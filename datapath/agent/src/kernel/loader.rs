@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     policy: PolicyTables,
     services: ServiceTables,
     mode: Mode,
+    /// Whether services were asked for.
+    served: bool,
     /// Taken once a tick: all times of a tick are by one clock.
     clock: Cell<Clock>,
 }
@@ -39,6 +41,7 @@ impl Loaded {
     /// Loads the programs, or takes over those of an agent before this one.
     pub(crate) fn open(options: Options) -> Result<Self> {
         let mode = if options.policy.is_some() { Mode::Enforce } else { Mode::Observe };
+        let served = options.services.is_some();
         let datapath = Datapath::open(options).map_err(|e| failed("loading the datapath", e))?;
         Ok(Self {
             connections: datapath.connections(),
@@ -46,6 +49,7 @@ impl Loaded {
             policy: datapath.policy(),
             services: datapath.services(),
             mode,
+            served,
             clock: Cell::new(datapath.clock()),
             datapath,
         })
@@ -167,6 +171,10 @@ impl Kernel for Loaded {
 
     fn policy(&self) -> Option<(PolicyTables, Connections)> {
         (self.mode == Mode::Enforce).then(|| (self.policy.clone(), self.connections.clone()))
+    }
+
+    fn services(&self) -> Option<ServiceTables> {
+        self.served.then(|| self.services.clone())
     }
 
     fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()> {

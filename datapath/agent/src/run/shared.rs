@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath_loader::{Connections, PolicySizes, PolicyTables, ServiceSizes};
+use datapath_loader::{Connections, PolicySizes, PolicyTables, ServiceSizes, ServiceTables};
 use datapath_policy::{Capacity, Options};
 use stage::StopToken;
 use tokio::sync::{oneshot, watch};
@@ -22,6 +22,7 @@ use crate::kernel::{Feature, Kernel};
 use crate::local::Local;
 use crate::metrics::Metrics;
 use crate::process::Processes;
+use crate::services::{Programmed, Servicer};
 use crate::spool::{Disk, Limits, Spool};
 use crate::status::{self, Status};
 use crate::view::View;
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) status: Status,
     pub(super) stages: stage::Registry,
     pub(super) compiled: Compiled,
+    pub(super) programmed: Programmed,
     pub(super) applied: Arc<Applied>,
 }
 
@@ -81,6 +83,7 @@ impl Shared {
             status,
             stages: stages.clone(),
             compiled: Compiled::default(),
+            programmed: Programmed::default(),
         })
     }
 
@@ -88,6 +91,7 @@ impl Shared {
         Local {
             control,
             compiled: self.compiled.clone(),
+            programmed: self.programmed.clone(),
             applied: Arc::clone(&self.applied),
             status: self.status.clone(),
         }
@@ -153,6 +157,7 @@ impl Shared {
     fn enforce(
         &self,
         tables: (PolicyTables, Connections),
+        services: Option<ServiceTables>,
         control: watch::Receiver<Arc<Snapshot>>,
         stop: StopToken,
     ) -> Result<(), Error> {
@@ -174,6 +179,10 @@ impl Shared {
             &config.data_dir,
         );
         let mut enforcer = started.map_err(Error::Enforcement)?;
+        if let Some(tables) = services {
+            let (options, sizes) = (config.services.clone(), service_sizes(config));
+            enforcer.serve(Servicer::new(tables, options, sizes, self.programmed.clone()));
+        }
         enforcer.enforce().map_err(Error::Enforcement)?;
         std::thread::Builder::new()
             .name("weir-enforce".to_owned())
@@ -197,7 +206,7 @@ impl Shared {
             Processes::Off
         };
         if let Some(tables) = kernel.policy() {
-            self.enforce(tables, control.clone(), stop)?;
+            self.enforce(tables, kernel.services(), control.clone(), stop)?;
         }
         let mut view = View::new(&config.cluster, &config.node, processes);
         view.directory = Directory::new(&Snapshot::default(), &config.node, Vec::new());
@@ -273,8 +282,18 @@ fn options(config: &Config) -> datapath_loader::Options {
         drops: config.drops,
         cgroup: config.cgroup.clone(),
         policy: (config.mode == Mode::Enforce).then_some(PolicySizes::USUAL),
-        services: (config.mode == Mode::Enforce).then_some(ServiceSizes::USUAL),
+        services: serves(config).then(|| service_sizes(config)),
     }
+}
+
+/// Whether services are served.
+fn serves(config: &Config) -> bool {
+    config.mode == Mode::Enforce && config.services.enabled
+}
+
+/// Room for services; a translation for each connection that the table holds.
+fn service_sizes(config: &Config) -> ServiceSizes {
+    ServiceSizes { translations: config.max_connections, ..ServiceSizes::USUAL }
 }
 
 /// Inode of this thread's network namespace; the kernel half has 32 bits of it.

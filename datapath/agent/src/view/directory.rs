@@ -289,7 +289,7 @@ mod tests {
                     protocol: 6,
                     port: 80,
                     node_port: 30080,
-                    name: String::new(),
+                    ..ServicePort::default()
                 }],
                 ..Service::default()
             }],
@@ -298,6 +298,7 @@ mod tests {
                 service: "web".into(),
                 addresses: vec![ip("10.1.0.5")],
                 ports: vec![(6, 8080)],
+                ..EndpointSlice::default()
             }],
             ..Snapshot::default()
         }

@@ -30,6 +30,18 @@ pub struct PolicyTablesRequest {
     #[prost(string, tag = "1")]
     pub of: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServicesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceTablesRequest {
+    /// `lb`: frontends with their backends; `maglev`: shares of hashed services; `nat`: translated connections;
+    /// `ct`: all connections.
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// At most so many entries of `nat` and `ct`; 0: all.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyRequest {
     /// YAML, one or more documents: policies and CIDR groups. One that was applied before under the same
@@ -270,6 +282,50 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("weir.agent.v1.Agent", "PolicyTables"));
             self.inner.unary(req, path, codec).await
         }
+        /// Services as they are served on this node.
+        pub async fn services(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ServicesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weir.agent.v1.Agent/Services",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weir.agent.v1.Agent", "Services"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The service tables as the kernel has them, decoded.
+        pub async fn service_tables(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ServiceTablesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weir.agent.v1.Agent/ServiceTables",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weir.agent.v1.Agent", "ServiceTables"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Puts policies into force, or takes them out, all at once. Answers when the kernel decides by them.
         pub async fn apply(
             &mut self,
@@ -355,6 +411,16 @@ pub mod agent_server {
         async fn policy_tables(
             &self,
             request: tonic::Request<super::PolicyTablesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status>;
+        /// Services as they are served on this node.
+        async fn services(
+            &self,
+            request: tonic::Request<super::ServicesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status>;
+        /// The service tables as the kernel has them, decoded.
+        async fn service_tables(
+            &self,
+            request: tonic::Request<super::ServiceTablesRequest>,
         ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status>;
         /// Puts policies into force, or takes them out, all at once. Answers when the kernel decides by them.
         async fn apply(
@@ -645,6 +711,94 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PolicyTablesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weir.agent.v1.Agent/Services" => {
+                    #[allow(non_camel_case_types)]
+                    struct ServicesSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::ServicesRequest>
+                    for ServicesSvc<T> {
+                        type Response = super::Answer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ServicesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::services(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ServicesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weir.agent.v1.Agent/ServiceTables" => {
+                    #[allow(non_camel_case_types)]
+                    struct ServiceTablesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ServiceTablesRequest>
+                    for ServiceTablesSvc<T> {
+                        type Response = super::Answer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ServiceTablesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::service_tables(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ServiceTablesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,303 @@
+//! Services: from the cluster as the control source knows it to the service tables in the kernel.
+//!
+//! Part of the thread that enforces ([`enforce`](crate::enforce)), which looks where things are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use datapath_abi::policy::Prefix;
+use datapath_abi::service::{
+    FROM_POD, MASQUERADE, MASQUERADED, NATIVE, Served, ServiceSettings, UPLINK,
+};
+use datapath_loader::{Error, ServiceSizes, ServiceTables};
+use datapath_policy::{Cidr, octets};
+use parking_lot::RwLock;
+
+use crate::control::{Algorithm, Snapshot};
+
+pub(crate) mod book;
+pub(crate) mod desired;
+pub mod maglev;
+pub mod state;
+
+use book::{Book, Changes, Hashing, NO_BACKEND};
+use desired::Here;
+
+/// How services are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Whether they are.
+    pub enabled: bool,
+    /// How a backend is chosen where the service does not say.
+    pub algorithm: Algorithm,
+    /// Slots of a Maglev table: one of [`maglev::SIZES`].
+    pub maglev_size: u32,
+    /// Seed of Maglev's hash: the same on all nodes.
+    pub maglev_seed: u32,
+    /// Whether what pods send to the world has this node's address.
+    pub masquerade: bool,
+    /// Destinations beside pods and nodes that pods reach by their own addresses.
+    pub native: Vec<Cidr>,
+    /// Ports that masquerading may use, first and last.
+    pub ports: (u16, u16),
+}
+
+/// Where things are.
+#[derive(Debug, Default)]
+pub(crate) struct Roles {
+    /// Interfaces with pods behind them.
+    pub(crate) pods: BTreeSet<u32>,
+    /// The host's own, with their addresses.
+    pub(crate) uplinks: BTreeMap<u32, Vec<IpAddr>>,
+    /// Addresses of pods behind this node's interfaces.
+    pub(crate) local_pods: BTreeSet<IpAddr>,
+}
+
+/// What is served, for questions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Programmed(Arc<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    book: RwLock<Option<Book>>,
+    kernel: OnceLock<ServiceTables>,
+}
+
+/// Writes the service tables.
+#[derive(Debug)]
+pub(crate) struct Servicer {
+    tables: ServiceTables,
+    options: Options,
+    programmed: Programmed,
+    sizes: ServiceSizes,
+    served: BTreeMap<u32, Served>,
+    prefixes: BTreeMap<(u32, [u8; 16]), u32>,
+    settings: Option<ServiceSettings>,
+}
+
+// === impl Options ===
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            algorithm: Algorithm::Random,
+            maglev_size: 1021,
+            maglev_seed: 0x7765_6972,
+            masquerade: false,
+            native: Vec::new(),
+            ports: (32_768, 65_535),
+        }
+    }
+}
+
+// === impl Programmed ===
+
+impl Programmed {
+    /// Answers a question; `None` where nothing is served (yet).
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Book) -> T) -> Option<T> {
+        self.0.book.read().as_ref().map(question)
+    }
+
+    /// The tables in the kernel, to be read; none where services are not served.
+    pub(crate) fn kernel(&self) -> Option<ServiceTables> {
+        self.0.kernel.get().cloned()
+    }
+}
+
+// === impl Servicer ===
+
+impl Servicer {
+    pub(crate) fn new(
+        tables: ServiceTables,
+        options: Options,
+        sizes: ServiceSizes,
+        programmed: Programmed,
+    ) -> Self {
+        let _ = programmed.0.kernel.set(tables.clone());
+        Self {
+            tables,
+            options,
+            programmed,
+            sizes,
+            served: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
+            settings: None,
+        }
+    }
+
+    /// Brings the tables to what control source and host say now. Sentences about what could not be taken.
+    ///
+    /// # Errors
+    /// When a table is too small or cannot be written; what was served is served on.
+    pub(crate) fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &str,
+        roles: &Roles,
+    ) -> Result<Vec<String>, String> {
+        let addresses = roles.uplinks.values().flatten().copied();
+        let here = Here {
+            node: node.to_owned(),
+            addresses: addresses.filter(|ip| !ip.is_loopback() && !is_link_local(ip)).collect(),
+            pods: roles.local_pods.clone(),
+            algorithm: self.options.algorithm,
+        };
+        let (desired, problems) = desired::desired(snapshot, &here);
+        let known = self.programmed.0.book.read().clone();
+        let mut book = match known {
+            Some(book) => book,
+            None => self.resume(&desired).map_err(|error| words(&error))?,
+        };
+        let hashing = Hashing { size: self.options.maglev_size, seed: self.options.maglev_seed };
+        let changes = book.change(&desired, hashing)?;
+        let written = apply(&self.tables, &changes).map_err(|error| words(&error));
+        // Where writing failed half-way, what is there is looked at anew.
+        *self.programmed.0.book.write() = written.is_ok().then_some(book);
+        written?;
+        self.place(snapshot, roles).map_err(|error| words(&error))?;
+        Ok(problems)
+    }
+
+    /// What an earlier agent has left.
+    fn resume(
+        &mut self,
+        desired: &BTreeMap<desired::PortId, desired::Port>,
+    ) -> Result<Book, Error> {
+        let snapshot = self.tables.snapshot()?;
+        self.served = snapshot.served.iter().copied().collect();
+        let key = |(prefix, bits): &(Prefix, u32)| ((prefix.length, prefix.address), *bits);
+        self.prefixes = snapshot.prefixes.iter().map(key).collect();
+        self.settings = snapshot.settings;
+        Ok(Book::resume(self.sizes, &snapshot, desired))
+    }
+
+    /// What is done at which interface, and what masquerading knows. Prefixes before interfaces: a packet that is
+    /// masqueraded is so by all of them.
+    fn place(&mut self, snapshot: &Snapshot, roles: &Roles) -> Result<(), Error> {
+        let settings = ServiceSettings {
+            port_min: self.options.ports.0,
+            port_max: self.options.ports.1,
+            seed: self.options.maglev_seed,
+            hairpin_v4: octets(IpAddr::from([169, 254, 42, 1])),
+            hairpin_v6: octets(IpAddr::from([0xfd57, 0x6569, 0, 0, 0, 0, 0, 1])),
+        };
+        if self.settings != Some(settings) {
+            self.tables.set_settings(settings)?;
+            self.settings = Some(settings);
+        }
+        let prefixes = self.prefixes_of(snapshot, roles);
+        let (put, gone) = difference(&self.prefixes, &prefixes);
+        let prefix = |(length, address): (u32, [u8; 16])| Prefix { length, address };
+        let put: Vec<_> = put.into_iter().map(|(key, bits)| (prefix(key), bits)).collect();
+        self.tables.put_prefixes(&put)?;
+        let served = self.served_of(roles);
+        let (put, unserved) = difference(&self.served, &served);
+        self.tables.put_served(&put)?;
+        self.tables.remove_served(&unserved)?;
+        self.served = served;
+        let gone: Vec<_> = gone.into_iter().map(prefix).collect();
+        self.tables.remove_prefixes(&gone)?;
+        self.prefixes = prefixes;
+        Ok(())
+    }
+
+    fn served_of(&self, roles: &Roles) -> BTreeMap<u32, Served> {
+        let none = [0; 16];
+        let pod = Served { flags: FROM_POD, pad: 0, v4: none, v6: none };
+        let mut served: BTreeMap<u32, Served> =
+            roles.pods.iter().map(|ifindex| (*ifindex, pod)).collect();
+        for (ifindex, addresses) in &roles.uplinks {
+            let first = |v4: bool| {
+                let usable = |ip: &&IpAddr| ip.is_ipv4() == v4 && !is_link_local(ip);
+                addresses.iter().find(usable).map_or(none, |ip| octets(*ip))
+            };
+            let masquerade = if self.options.masquerade { MASQUERADE } else { 0 };
+            let flags = UPLINK | masquerade;
+            served.insert(*ifindex, Served { flags, pad: 0, v4: first(true), v6: first(false) });
+        }
+        served
+    }
+
+    fn prefixes_of(&self, snapshot: &Snapshot, roles: &Roles) -> BTreeMap<(u32, [u8; 16]), u32> {
+        let mut found = BTreeMap::new();
+        if !self.options.masquerade {
+            return found;
+        }
+        let mut add = |cidr: Cidr, bits: u32| {
+            let prefix = cidr.prefix();
+            *found.entry((prefix.length, prefix.address)).or_insert(0) |= bits;
+        };
+        let pods = snapshot.pods.iter().filter(|pod| pod.is_endpoint());
+        pods.flat_map(|pod| &pod.ips).for_each(|ip| add(Cidr::host(*ip), NATIVE));
+        snapshot
+            .nodes
+            .iter()
+            .flat_map(|node| &node.addresses)
+            .for_each(|ip| add(Cidr::host(*ip), NATIVE));
+        self.options.native.iter().for_each(|cidr| add(*cidr, NATIVE));
+        roles.local_pods.iter().for_each(|ip| add(Cidr::host(*ip), MASQUERADED | NATIVE));
+        found
+    }
+}
+
+/// IPv4 169.254.0.0/16, IPv6 fe80::/10.
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// What is new or different, and the keys that are gone.
+fn difference<K: Ord + Copy, V: PartialEq + Copy>(
+    was: &BTreeMap<K, V>,
+    is: &BTreeMap<K, V>,
+) -> (Vec<(K, V)>, Vec<K>) {
+    let put = is.iter().filter(|(key, value)| was.get(key) != Some(value));
+    let gone = was.keys().filter(|key| !is.contains_key(key));
+    (put.map(|(key, value)| (*key, *value)).collect(), gone.copied().collect())
+}
+
+/// Writes changes in their order.
+fn apply(tables: &ServiceTables, changes: &Changes) -> Result<(), Error> {
+    tables.put_backends(&changes.backends)?;
+    for (start, slots) in joined(&changes.slots) {
+        tables.write_slots(start, &slots)?;
+    }
+    tables.put_source_ranges(&changes.source_ranges)?;
+    tables.put_frontends(&changes.frontends)?;
+    tables.remove_frontends(&changes.gone_frontends)?;
+    if changes.freed || !changes.gone_source_ranges.is_empty() {
+        tables.barrier()?;
+        let gone: Vec<_> = changes.gone_backends.iter().map(|index| (*index, NO_BACKEND)).collect();
+        tables.put_backends(&gone)?;
+        tables.remove_source_ranges(&changes.gone_source_ranges)?;
+    }
+    Ok(())
+}
+
+/// Ranges that follow each other, as one: few writes instead of one for each service.
+fn joined(slots: &[(u32, Vec<u32>)]) -> Vec<(u32, Vec<u32>)> {
+    let mut all: Vec<(u32, Vec<u32>)> = Vec::new();
+    for (start, content) in slots {
+        match all.last_mut() {
+            Some((from, known)) if *from + known.len() as u32 == *start => known.extend(content),
+            _ => all.push((*start, content.clone())),
+        }
+    }
+    all
+}
+
+/// An error with all its causes in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
