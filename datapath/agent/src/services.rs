@@ -20,6 +20,8 @@ pub(crate) mod book;
 pub(crate) mod desired;
 pub mod maglev;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use book::{Book, Changes, Hashing, NO_BACKEND};
 use desired::Here;
