@@ -8,7 +8,6 @@ use core::hint::black_box;
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::iface;
-use datapath_abi::policy::DENY;
 use datapath_abi::service::{
     ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
     NAT_DESTINATION, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, ORIGIN_NO_TRANSLATION, Served,
@@ -24,8 +23,11 @@ use crate::parse::{Fragment, Headers, ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::service::{Choice, choose};
 use crate::tcp;
 
-/// Ports that are tried before there is said to be none.
-const PORTS: u32 = 32;
+mod error;
+mod ports;
+
+pub(crate) use error::plan_error;
+use ports::{free_stack_port, free_wire_port};
 
 /// What a packet gets instead of its destination (on ingress) or source (on egress), and what it had.
 #[repr(C, align(8))]
@@ -298,54 +300,6 @@ pub(crate) fn is_alive<H: Enforcer>(host: &H, seen: &Seen, cells: &ConnCells<H::
     })
 }
 
-/// An ICMP error about a translated connection; `case.inner` is whom the packet is between that it is about. Whether it is
-/// one.
-#[inline(never)]
-pub(crate) fn plan_error<H: Enforcer>(host: &H, case: &mut Case) -> bool {
-    let (ifindex, hook) = (case.seen.frame.ifindex, case.seen.frame.hook);
-    // It went the other way.
-    let key = key::of_ends(ifindex, hook ^ 1, &case.inner);
-    if hook == iface::INGRESS {
-        let Some(cells) = host.find(&key) else {
-            return false;
-        };
-        let judged = Judged(cells.judged.get());
-        if judged.nat() == NAT_NONE || judged.verdict() == DENY {
-            return false;
-        }
-        let ports = cells.stack_ports.get();
-        let Case { seen, nat, inner, .. } = case;
-        nat.change.old_address = inner.source;
-        nat.change.old_port = inner.source_port;
-        nat.change.old_peer_port = inner.destination_port;
-        nat.change.address = cells.stack_addr();
-        nat.change.port = ports as u16;
-        nat.change.peer_port = (ports >> 16) as u16;
-        nat.change.kind = u32::from(judged.nat());
-        nat.change.outer = u16::from(equal(&seen.headers.destination, &inner.source));
-        return nat.change.outer != 0;
-    }
-    let Some(translation) = host.translation(&key) else {
-        return false;
-    };
-    let Case { seen, nat, inner, .. } = case;
-    nat.change.old_address = inner.destination;
-    nat.change.old_port = inner.destination_port;
-    nat.change.old_peer_port = inner.source_port;
-    nat.change.address = translation.address;
-    nat.change.port = translation.port;
-    nat.change.peer_port = translation.peer_port;
-    nat.change.kind = translation.kind;
-    nat.change.outer = u16::from(equal(&seen.headers.source, &inner.destination));
-    if nat.change.outer != 0 {
-        seen.headers.source = translation.address;
-        let (key, direction) = key::of(&seen.frame, &seen.headers);
-        seen.key = key;
-        seen.direction = direction as u32;
-    }
-    true
-}
-
 #[inline(always)]
 fn equal(a: &[u8; 16], b: &[u8; 16]) -> bool {
     u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
@@ -362,105 +316,6 @@ fn to_wire(case: &mut Case) -> Done {
     seen.key = key;
     seen.direction = direction as u32;
     Done::here()
-}
-
-/// Finds a client's port that makes the stack side unique: the client's own, if it can be had.
-#[inline(never)]
-fn free_stack_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
-    let Case { seen, nat, .. } = case;
-    nat.ends = Ends {
-        source: seen.headers.source,
-        destination: nat.change.address,
-        source_port: nat.change.peer_port,
-        destination_port: nat.change.port,
-        protocol: seen.headers.protocol,
-    };
-    for _ in 0..PORTS {
-        let (stack, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
-        nat.stack = stack;
-        nat.stack_direction = direction as u32;
-        let known = host.translation(&nat.stack);
-        let free = match known {
-            // Left by an entry of this very connection.
-            Some(known) => {
-                nat.fresh = ENTRY;
-                (u128::from_ne_bytes(known.address)
-                    == u128::from_ne_bytes(seen.headers.destination))
-                    & (known.port == seen.headers.destination_port)
-                    & (known.peer_port == seen.headers.source_port)
-            }
-            None => {
-                nat.fresh = BOTH;
-                host.find(&nat.stack).is_none()
-            }
-        };
-        if free {
-            nat.change.peer_port = nat.ends.source_port;
-            return Done::here();
-        }
-        nat.ends.source_port = random_port(host);
-    }
-    exhausted(host, nat);
-    Done::here()
-}
-
-/// Finds a source port that makes the wire side unique: the packet's own, if it lies in the range.
-#[inline(never)]
-fn free_wire_port<H: Enforcer>(host: &H, case: &mut Case) -> Done {
-    let Case { seen, nat, .. } = case;
-    let (min, max) = match host.service_settings() {
-        Some(settings) => (settings.port_min, settings.port_max),
-        None => (0, 0),
-    };
-    let mut port = seen.headers.source_port;
-    if port < min || port > max {
-        port = random_port(host);
-    }
-    nat.ends = Ends {
-        source: nat.change.address,
-        destination: seen.headers.destination,
-        source_port: port,
-        destination_port: seen.headers.destination_port,
-        protocol: seen.headers.protocol,
-    };
-    let echo = matches!(seen.headers.protocol, ICMP | ICMPV6);
-    for _ in 0..PORTS {
-        if echo {
-            nat.ends.destination_port = nat.ends.source_port;
-        }
-        let (wire, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
-        if host.find(&wire).is_none() {
-            nat.fresh = BOTH;
-            nat.change.port = nat.ends.source_port;
-            nat.change.peer_port = nat.ends.destination_port;
-            seen.key = wire;
-            seen.direction = direction as u32;
-            seen.headers.source = nat.change.address;
-            seen.headers.source_port = nat.change.port;
-            seen.headers.destination_port = nat.change.peer_port;
-            return Done::here();
-        }
-        nat.ends.source_port = random_port(host);
-    }
-    exhausted(host, nat);
-    Done::here()
-}
-
-#[inline(always)]
-fn random_port<H: Enforcer>(host: &H) -> u16 {
-    let (min, max) = match host.service_settings() {
-        Some(settings) => (settings.port_min, settings.port_max),
-        None => (0, 0),
-    };
-    let range = u64::from(max.saturating_sub(min)) + 1;
-    min.wrapping_add(((u64::from(host.random()) * range) >> 32) as u16)
-}
-
-#[inline(always)]
-fn exhausted<H: Enforcer>(host: &H, nat: &mut Nat) {
-    nat.refused = ORIGIN_NO_TRANSLATION;
-    nat.silent = 1;
-    host.count(|counters| counters.exhausted += 1);
 }
 
 /// Says what the packet had, and what [`TRANSLATIONS`](datapath_abi::service::TRANSLATIONS) is to hold.

@@ -203,8 +203,8 @@ impl PodObject {
 impl PodStatus {
     /// By its condition Ready; a manifest without conditions is taken at its word.
     fn is_ready(&self) -> bool {
-        let conditions = self.conditions.iter().flatten();
-        let ready = conditions.filter(|condition| condition.kind == "Ready").last();
+        let conditions = self.conditions.as_deref().unwrap_or_default();
+        let ready = conditions.iter().rfind(|condition| condition.kind == "Ready");
         ready.is_none_or(|ready| ready.status == "True")
     }
 }

@@ -51,6 +51,9 @@ struct Space {
     cursor: u32,
 }
 
+/// Whether they are hashed, and who they are.
+type Candidates<'a> = (bool, &'a [(IpAddr, u16)]);
+
 /// How frontends choose.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hashing {
@@ -301,7 +304,7 @@ impl Book {
     ) -> Result<(), String> {
         let mut slots: Vec<(Vec<u32>, Slots)> = Vec::new();
         // Frontends of a port mostly have the same candidates.
-        let mut tables: HashMap<(bool, &[(IpAddr, u16)]), Slots> = HashMap::new();
+        let mut tables: HashMap<Candidates<'_>, Slots> = HashMap::new();
         for (key, frontend) in &port.frontends {
             let mut found = [Slots::default(); 2];
             for (place, candidates) in found.iter_mut().zip(&frontend.candidates) {
