@@ -50,6 +50,10 @@ pub struct Args {
     /// their backends.
     #[arg(long, value_enum, value_name = "WHETHER", default_value_t = Switch::On)]
     pub services: Switch,
+    /// Whose sockets go to a backend at once, by hooks on the cgroup: only the host's, or every process's, pods
+    /// included. Their flows cost no translation, but a pod's then show only the backend.
+    #[arg(long, value_enum, value_name = "WHOSE", default_value_t = SocketsOf::Host)]
+    pub socket_services: SocketsOf,
     /// How a backend is chosen where the service does not say (annotation `service.cilium.io/lb-algorithm`).
     #[arg(long, value_enum, value_name = "HOW", default_value_t = LbAlgorithm::Random)]
     pub lb_algorithm: LbAlgorithm,
@@ -214,6 +218,11 @@ impl Args {
                 LbAlgorithm::Maglev => agent::control::Algorithm::Maglev,
             },
             maglev_size: self.maglev_table_size,
+            sockets: match self.socket_services {
+                SocketsOf::Off => agent::services::Sockets::Off,
+                SocketsOf::Host => agent::services::Sockets::Host,
+                SocketsOf::All => agent::services::Sockets::All,
+            },
             masquerade: self.masquerade,
             native: self.masquerade_exclude.clone(),
             ..agent::services::Options::default()
@@ -250,6 +259,17 @@ impl Args {
 pub enum Switch {
     On,
     Off,
+}
+
+/// Whose sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SocketsOf {
+    /// Nobody's: what the host's own processes send to services is not balanced.
+    Off,
+    /// Those of the agent's network namespace.
+    Host,
+    /// Those of every process.
+    All,
 }
 
 /// How a backend is chosen.

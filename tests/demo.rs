@@ -114,7 +114,8 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
     };
     some(
         "refused connections",
-        "SELECT count(*) FROM flows WHERE destination_port = 9090 AND array_has(tcp_flags, 'RST')",
+        "SELECT sum(attempts) FROM flows WHERE destination_port = 9090 AND destination_service = 'api' \
+         AND drop_reason = 'SERVICE_BACKEND_NOT_FOUND'",
     );
     some(
         "a filter's drops",

@@ -48,12 +48,14 @@ layout! {
     pub struct FrontendKey {
         /// Address.
         pub address: [u8; 16],
-        /// Port.
+        /// Port; 0, with protocol 0: whatever has no entry of its own.
         pub port: u16,
-        /// IP protocol number: TCP, UDP or SCTP.
+        /// IP protocol number: TCP, UDP or SCTP; or 0.
         pub protocol: u8,
         /// Zero.
-        pub pad: [u8; 5],
+        pub pad: u8,
+        /// Zero.
+        pub pad2: u32,
     } = 24
 }
 
@@ -286,7 +288,9 @@ layout! {
         /// Its port.
         pub port: u16,
         /// Zero.
-        pub pad: [u8; 6],
+        pub pad: u16,
+        /// Zero.
+        pub pad2: u32,
     } = 32
 }
 

@@ -236,7 +236,8 @@ mod tests {
             bytes: 1,
             ethertype: 0x0800,
             protocol: 17,
-            pad: [0; 5],
+            pad: 0,
+            pad2: 0,
         };
         let (mut reader, mut lanes) = lanes(&stages, 8, 4, 2);
         let conn = ConnEvent { kind: CREATED, detail: 0, time_ns: 5, id: 1, key: KEY };

@@ -15,6 +15,7 @@ use crate::export::Exporter;
 use crate::export::serve::{ListenError, Listeners};
 use crate::kernel::{Feature, KernelError};
 use crate::local;
+use crate::services::health;
 use crate::spool::Spool;
 use crate::status::Status;
 
@@ -121,6 +122,8 @@ pub async fn run(
     );
     let serving = tokio::spawn(listeners.serve(exporter, closing.clone()));
     watching.spawn(Arc::clone(&shared.applied).watch(stop.clone()));
+    let health = (shared.programmed.clone(), control.clone());
+    watching.spawn(health::run(health.0, health.1));
     watching.spawn(wake(control.clone(), shared.compiled.clone()));
     let answering = tokio::spawn(local.serve(shared.local(control), closing.clone()));
     let syncing = tokio::spawn(sync(Arc::clone(&shared.spool), shared.status.clone()));

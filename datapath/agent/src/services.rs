@@ -18,6 +18,7 @@ use crate::control::{Algorithm, Snapshot};
 
 pub(crate) mod book;
 pub(crate) mod desired;
+pub(crate) mod health;
 pub mod maglev;
 pub mod state;
 #[cfg(test)]
@@ -41,8 +42,22 @@ pub struct Options {
     pub masquerade: bool,
     /// Destinations beside pods and nodes that pods reach by their own addresses.
     pub native: Vec<Cidr>,
+    /// Whose sockets go to a backend at once.
+    pub sockets: Sockets,
     /// Ports that masquerading may use, first and last.
     pub ports: (u16, u16),
+}
+
+/// Whose sockets go to a backend at once, so that none of their packets is translated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sockets {
+    /// Nobody's.
+    Off,
+    /// Those of the agent's network namespace: the host's, whose packets to services nothing else would balance.
+    #[default]
+    Host,
+    /// Those of every process in [`Config::cgroup`](crate::Config::cgroup).
+    All,
 }
 
 /// Where things are.
@@ -89,6 +104,7 @@ impl Default for Options {
             maglev_seed: 0x7765_6972,
             masquerade: false,
             native: Vec::new(),
+            sockets: Sockets::Host,
             ports: (32_768, 65_535),
         }
     }

@@ -23,6 +23,7 @@ mod retire;
 mod rewrite;
 mod service;
 mod skb;
+mod socket;
 mod tick;
 
 #[panic_handler]

@@ -14,6 +14,7 @@ use datapath_abi::service::{
 use datapath_engine::{Refusal, Services};
 
 use crate::skb::{self, Skb};
+use crate::socket::Call;
 
 /// Set when the object is loaded.
 const LOADER: usize = 1;
@@ -90,101 +91,114 @@ fn halves(address: &[u8; 16]) -> [u64; 2] {
     [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]].map(u64::from_ne_bytes)
 }
 
+/// The methods of `Services` that need no packet.
+macro_rules! tables {
+    () => {
+        #[inline(always)]
+        fn served(&self, ifindex: u32) -> Option<&Served> {
+            let served = SERVED.get_ptr(ifindex)?;
+            // SAFETY: preallocated, so at worst another interface's for the rest of this packet.
+            Some(unsafe { &*served })
+        }
+
+        #[inline(always)]
+        fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+            let frontend = FRONTENDS.get_ptr(key)?;
+            // SAFETY: as above; user space uses no place again before a grace period.
+            Some(unsafe { &*frontend })
+        }
+
+        #[inline(always)]
+        fn slot(&self, index: u32) -> Option<u32> {
+            SLOTS.get(index).copied()
+        }
+
+        #[inline(always)]
+        fn backend(&self, index: u32) -> Option<&Backend> {
+            BACKENDS.get(index)
+        }
+
+        #[inline(always)]
+        fn is_in_range(&self, service: u32, address: &[u8; 16]) -> bool {
+            let key = LongestOf { length: 160, service: service.to_be(), address: halves(address) };
+            // SAFETY: the map's key is this structure.
+            unsafe { longest(&raw const SOURCE_RANGES, (&raw const key).cast()) != 0 }
+        }
+
+        #[inline(always)]
+        fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+            // SAFETY: copied at once.
+            unsafe { AFFINITY.get(key).copied() }
+        }
+
+        #[inline(always)]
+        fn keep_affinity(&self, key: &AffinityKey, value: &Affinity) {
+            // Where it fails, the client's next connection may go elsewhere.
+            let _ = AFFINITY.insert(key, value, 0);
+        }
+
+        #[inline(always)]
+        fn service_settings(&self) -> Option<&ServiceSettings> {
+            SETTINGS.get(0)
+        }
+
+        #[inline(always)]
+        fn prefix(&self, address: &[u8; 16]) -> u32 {
+            let key = Longest { pad: 0, length: 128, address: halves(address) };
+            // SAFETY: the map's key is the structure from `length` on.
+            unsafe {
+                let from = (&raw const key).byte_add(offset_of!(Longest, length));
+                longest(&raw const PREFIXES, from.cast())
+            }
+        }
+
+        #[inline(always)]
+        fn translation(&self, key: &ConnKey) -> Option<&Translation> {
+            let translation = TRANSLATIONS.get_ptr(key)?;
+            // SAFETY: preallocated; entries are removed only when their connection is over, and nobody's packets come.
+            Some(unsafe { &*translation })
+        }
+
+        #[inline(always)]
+        fn put_translation(&self, key: &ConnKey, value: &Translation) -> Result<(), Refusal> {
+            TRANSLATIONS.insert(key, value, u64::from(BPF_NOEXIST)).map_err(skb::refusal)
+        }
+
+        #[inline(always)]
+        fn remove_translation(&self, key: &ConnKey) {
+            let _ = TRANSLATIONS.remove(key);
+        }
+
+        #[inline(always)]
+        fn random(&self) -> u32 {
+            // SAFETY: no arguments.
+            unsafe { bpf_get_prandom_u32() }
+        }
+
+        #[inline(always)]
+        fn count(&self, what: impl FnOnce(&mut ServiceCounters)) {
+            if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+                // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
+                what(unsafe { &mut *counters });
+            }
+        }
+    };
+}
+
 // === impl Skb ===
 
 impl Services for Skb {
-    #[inline(always)]
-    fn served(&self, ifindex: u32) -> Option<&Served> {
-        let served = SERVED.get_ptr(ifindex)?;
-        // SAFETY: preallocated, so at worst another interface's for the rest of this packet.
-        Some(unsafe { &*served })
-    }
-
-    #[inline(always)]
-    fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
-        let frontend = FRONTENDS.get_ptr(key)?;
-        // SAFETY: as above; user space uses no place again before a grace period.
-        Some(unsafe { &*frontend })
-    }
-
-    #[inline(always)]
-    fn slot(&self, index: u32) -> Option<u32> {
-        SLOTS.get(index).copied()
-    }
-
-    #[inline(always)]
-    fn backend(&self, index: u32) -> Option<&Backend> {
-        BACKENDS.get(index)
-    }
-
-    #[inline(always)]
-    fn is_in_range(&self, service: u32, address: &[u8; 16]) -> bool {
-        let key = LongestOf { length: 160, service: service.to_be(), address: halves(address) };
-        // SAFETY: the map's key is this structure.
-        unsafe { longest(&raw const SOURCE_RANGES, (&raw const key).cast()) != 0 }
-    }
-
-    #[inline(always)]
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        // SAFETY: copied at once.
-        unsafe { AFFINITY.get(key).copied() }
-    }
-
-    #[inline(always)]
-    fn keep_affinity(&self, key: &AffinityKey, value: &Affinity) {
-        // Where it fails, the client's next connection may go elsewhere.
-        let _ = AFFINITY.insert(key, value, 0);
-    }
-
-    #[inline(always)]
-    fn service_settings(&self) -> Option<&ServiceSettings> {
-        SETTINGS.get(0)
-    }
-
-    #[inline(always)]
-    fn prefix(&self, address: &[u8; 16]) -> u32 {
-        let key = Longest { pad: 0, length: 128, address: halves(address) };
-        // SAFETY: the map's key is the structure from `length` on.
-        unsafe {
-            let from = (&raw const key).byte_add(offset_of!(Longest, length));
-            longest(&raw const PREFIXES, from.cast())
-        }
-    }
-
-    #[inline(always)]
-    fn translation(&self, key: &ConnKey) -> Option<&Translation> {
-        let translation = TRANSLATIONS.get_ptr(key)?;
-        // SAFETY: preallocated; entries are removed only when their connection is over, and nobody's packets come.
-        Some(unsafe { &*translation })
-    }
-
-    #[inline(always)]
-    fn put_translation(&self, key: &ConnKey, value: &Translation) -> Result<(), Refusal> {
-        TRANSLATIONS.insert(key, value, u64::from(BPF_NOEXIST)).map_err(skb::refusal)
-    }
-
-    #[inline(always)]
-    fn remove_translation(&self, key: &ConnKey) {
-        let _ = TRANSLATIONS.remove(key);
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        // SAFETY: no arguments.
-        unsafe { bpf_get_prandom_u32() }
-    }
+    tables!();
 
     #[inline(always)]
     fn mark(&self) -> u32 {
         // SAFETY: the context of a tc program.
         unsafe { (*self.0).mark }
     }
+}
 
-    #[inline(always)]
-    fn count(&self, what: impl FnOnce(&mut ServiceCounters)) {
-        if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-            // SAFETY: this CPU's own; tc programs run with bottom halves off, so none interrupts another.
-            what(unsafe { &mut *counters });
-        }
-    }
+// === impl Call ===
+
+impl Services for Call {
+    tables!();
 }

@@ -166,7 +166,8 @@ fn look_ingress<H: Enforcer>(host: &H, case: &mut Case) -> u32 {
         address: headers.destination,
         port: headers.destination_port,
         protocol: headers.protocol,
-        pad: [0; 5],
+        pad: 0,
+        pad2: 0,
     };
     nat.choice.client = headers.source;
     nat.choice.client_port = u32::from(headers.source_port);

@@ -108,10 +108,12 @@ pub struct Choice {
     pub address: [u8; 16],
     /// Its port.
     pub port: u32,
-    /// The service's port; 0 where the frontend is none.
-    pub service: u32,
     /// Index into the backends.
     pub backend: u32,
+    /// The service's port; 0 where the frontend is none.
+    pub service: u32,
+    /// Zero. It may lie on a BPF stack, where what is written at once must be aligned: so the next two begin at eight.
+    pub pad: u32,
     /// Who refused: an origin; 0 for nobody.
     pub refused: u32,
     /// Whether the refused client is told nothing.
@@ -126,8 +128,16 @@ pub fn choose<S: Services>(tables: &S, choice: &mut Choice) -> bool {
     choice.service = 0;
     choice.refused = 0;
     choice.silent = 0;
-    let Some(frontend) = tables.frontend(&choice.frontend) else {
-        return false;
+    let frontend = match tables.frontend(&choice.frontend) {
+        Some(frontend) => frontend,
+        None => {
+            // The address may be a service's all the same: nobody listens at its other ports.
+            (choice.frontend.port, choice.frontend.protocol) = (0, 0);
+            match tables.frontend(&choice.frontend) {
+                Some(frontend) => frontend,
+                None => return false,
+            }
+        }
     };
     let flags = frontend.flags;
     choice.service = frontend.service;
@@ -242,15 +252,16 @@ pub fn mix(number: u64) -> u64 {
 impl Choice {
     /// Nobody asks.
     pub const NONE: Self = Self {
-        frontend: FrontendKey { address: [0; 16], port: 0, protocol: 0, pad: [0; 5] },
+        frontend: FrontendKey { address: [0; 16], port: 0, protocol: 0, pad: 0, pad2: 0 },
         client: [0; 16],
         client_port: 0,
         scope: 0,
         now_ns: 0,
         address: [0; 16],
         port: 0,
-        service: 0,
         backend: 0,
+        service: 0,
+        pad: 0,
         refused: 0,
         silent: 0,
         key: AffinityKey { client: [0; 16], service: 0, scope: 0 },

@@ -36,6 +36,7 @@ fn main() -> Result<(), Failure> {
         cgroup: None,
         policy: Some(PolicySizes::USUAL),
         services: None,
+        socket_services: None,
     };
     pin_thread(1);
     let measured = measure(&options);

@@ -37,6 +37,7 @@ fn main() -> Result<(), Failure> {
         cgroup: None,
         policy: None,
         services: None,
+        socket_services: None,
     };
     pin_thread(1);
     let measured = measure(&options);

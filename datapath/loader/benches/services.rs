@@ -233,7 +233,8 @@ impl Contender {
                     address: mapped(service(number)),
                     port: 80,
                     protocol: 17,
-                    pad: [0; 5],
+                    pad: 0,
+                    pad2: 0,
                 };
                 let slots = Slots { start: number * BACKENDS, count: BACKENDS };
                 let frontend = Frontend {
@@ -315,6 +316,7 @@ fn options(name: &str) -> Options {
         cgroup: None,
         policy: Some(PolicySizes { subjects: 64, ..PolicySizes::USUAL }),
         services: Some(ServiceSizes { translations: 1 << 19, ..ServiceSizes::USUAL }),
+        socket_services: None,
     }
 }
 

@@ -23,6 +23,7 @@ fn main() -> Result<(), Failure> {
         cgroup: cgroup(),
         policy: Some(PolicySizes::USUAL),
         services: None,
+        socket_services: None,
     };
     let mut datapath = Datapath::open(options)?;
     for feature in datapath.features() {

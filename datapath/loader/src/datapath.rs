@@ -100,6 +100,8 @@ impl Datapath {
         let tcx = attach::tcx(&loaded, clsact);
         links::drops(&pins, &mut loaded);
         links::sockets(&pins, &mut loaded, options.cgroup.as_deref());
+        let balanced = options.socket_services.as_ref().map(|sockets| sockets.cgroup.as_path());
+        links::balance(&pins, &mut loaded, balanced);
         let features = Found {
             options: &options,
             types: &types,

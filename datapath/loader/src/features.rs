@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::kernel;
 use crate::kernel::types::Types;
+use crate::object::SOCKETS;
 use crate::{Options, Transport};
 
 /// Something that a kernel may or may not offer.
@@ -60,6 +61,7 @@ impl Found<'_> {
             no_reason,
         ));
         features.push(self.optional("cgroup_sock_create", "sockets have a process"));
+        features.push(self.socket_services());
         features.push(on_or(
             "membarrier",
             membarrier(),
@@ -96,6 +98,21 @@ impl Found<'_> {
             Feature { name: "ring_buffer", on: rings, why: ring },
             Feature { name: "perf_event_array", on: !rings, why: perf },
         ]
+    }
+
+    fn socket_services(&self) -> Feature {
+        let name = "socket_services";
+        let refused = SOCKETS.iter().find_map(|program| self.refused.get(program));
+        match (refused, &self.options.socket_services) {
+            (None, Some(sockets)) => {
+                let whose = if sockets.own_namespace { "the host's sockets" } else { "sockets" };
+                let cgroup = sockets.cgroup.display();
+                let why = format!("{whose} of {cgroup} go to a service's backend at once");
+                Feature { name, on: true, why }
+            }
+            (Some(why), _) => Feature { name, on: false, why: why.clone() },
+            (None, None) => Feature { name, on: false, why: "not asked for".to_owned() },
+        }
     }
 
     fn optional(&self, name: &'static str, what: &str) -> Feature {

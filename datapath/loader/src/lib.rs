@@ -37,7 +37,7 @@ pub use features::Feature;
 pub use hooks::{Attached, AttachedBy, Mode};
 pub use inventory::{MapInfo, ProgramInfo};
 pub use kernel::clock::Clock;
-pub use options::{Options, Transport};
+pub use options::{Options, SocketServices, Transport};
 pub use pins::{cleanup, default_pin_root};
 pub use policy::{PolicySizes, PolicySnapshot, PolicyTables};
 pub use reported::ReportedMap;

@@ -12,7 +12,7 @@ use crate::error::Doing;
 use crate::kernel::types::Types;
 use crate::maps::Shape;
 use crate::pins::Pins;
-use crate::{Error, Options, Transport};
+use crate::{Error, Options, Transport, sys};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
@@ -30,6 +30,18 @@ const NEEDED: [&str; 7] = [
 /// Programs without which there is no policy.
 const ENFORCING: [&str; 4] =
     ["enforce_ingress", "enforce_egress", "enforce_l3_in", "enforce_l3_out"];
+
+/// Programs that balance sockets; see `ebpf/src/socket.rs`.
+pub(crate) const SOCKETS: [&str; 8] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
 
 /// As often as libbpf tries (`PROG_LOAD_ATTEMPTS` is 5), and a few more for busy machines.
 const LOAD_ATTEMPTS: usize = 10;
@@ -93,6 +105,17 @@ fn wanted(
         (Err(why), true) => drop(refused.insert("kfree_skb", why.clone())),
         (_, false) => drop(refused.insert("kfree_skb", "not asked for".to_owned())),
     }
+    let refusal = match &options.socket_services {
+        None => Some("not asked for".to_owned()),
+        Some(sockets) if sockets.own_namespace => sys::netns_cookie().err().map(|error| {
+            format!("the network namespace has no cookie ({error}): kernel older than 5.14")
+        }),
+        Some(_) => None,
+    };
+    match refusal {
+        None => wanted.extend(SOCKETS),
+        Some(why) => refused.extend(SOCKETS.map(|name| (name, why.clone()))),
+    }
     match options.cgroup {
         Some(_) => wanted.push("sock_create"),
         None => drop(refused.insert("sock_create", "no cgroup given".to_owned())),
@@ -100,16 +123,19 @@ fn wanted(
     wanted
 }
 
-/// Parses and relocates the object, with its maps made or taken from their pins; `own`: sizes of others.
+/// Parses and relocates the object, with its maps made or taken from their pins; `sizes`: of others.
 pub(crate) fn parse(
     options: &Options,
     types: &Types,
     pins: &Pins,
     shapes: &[Shape],
-    own: &[(&str, u32)],
+    sizes: &[(&str, u32)],
 ) -> Result<aya::Ebpf, Error> {
     let (perf, dns) = (u8::from(options.transport == Transport::Perf), u8::from(options.dns));
     let has_reason = u8::from(types.has_reason);
+    let own = options.socket_services.as_ref().is_some_and(|sockets| sockets.own_namespace);
+    // Where it cannot be known, none: see `wanted`.
+    let namespace = if own { sys::netns_cookie().unwrap_or(u64::MAX) } else { 0 };
     let mut loader = EbpfLoader::new();
     // No program here needs the kernel's types, and aya's copy of them takes 30 MB.
     loader.btf(None);
@@ -118,12 +144,13 @@ pub(crate) fn parse(
         &has_reason,
         true,
     );
+    loader.override_global("NETNS", &namespace, true);
     if let Ok(offsets) = &types.offsets {
         for (global, offset) in &offsets.0 {
             loader.override_global(global, offset, true);
         }
     }
-    for &(name, entries) in own {
+    for &(name, entries) in sizes {
         loader.map_max_entries(name, entries);
     }
     for shape in shapes {
@@ -164,6 +191,7 @@ fn load(program: &mut Program) -> Option<Result<(), ProgramError>> {
         Program::SchedClassifier(program) => Some(program.load()),
         Program::RawTracePoint(program) => Some(program.load()),
         Program::CgroupSock(program) => Some(program.load()),
+        Program::CgroupSockAddr(program) => Some(program.load()),
         Program::Xdp(program) => Some(program.load()),
         _ => None,
     }

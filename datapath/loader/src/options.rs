@@ -35,6 +35,18 @@ pub struct Options {
     pub policy: Option<PolicySizes>,
     /// Room for services, likewise: they are served where [`Mode::Enforce`](crate::Mode) is.
     pub services: Option<ServiceSizes>,
+    /// A cgroup (version 2) whose sockets go to a service's backend at once.
+    pub socket_services: Option<SocketServices>,
+}
+
+/// Whose sockets go to a service's backend at once, so that none of their packets is translated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketServices {
+    /// Sockets of the processes in this cgroup (version 2).
+    pub cgroup: PathBuf,
+    /// Only those of the network namespace of the thread that loads the datapath: the host's. The pods' packets are
+    /// translated, and their flows show both what was asked and what was reached.
+    pub own_namespace: bool,
 }
 
 // === impl Options ===

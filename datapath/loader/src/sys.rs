@@ -111,6 +111,26 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(Command::Pin, &mut attributes) }.map(drop)
 }
 
+/// Cookie of this thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: a descriptor that is open, and a place as large as is said.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Opens a map by its id (`CAP_SYS_ADMIN`).
 pub(crate) fn map_of_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: no addresses.

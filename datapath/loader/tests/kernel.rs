@@ -25,5 +25,6 @@ mod kernel {
     mod process;
     mod retire;
     mod services;
+    mod sockets;
     mod traces;
 }

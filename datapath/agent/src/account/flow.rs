@@ -200,7 +200,7 @@ fn asked(kernel: &dyn Kernel, cookie: u64, ends: &Ends) -> Option<(IpAddr, u16)>
         return None;
     }
     let address = octets(ends.destination);
-    let key = ReplyKey { cookie, address, port: ends.destination_port, pad: [0; 6] };
+    let key = ReplyKey { cookie, address, port: ends.destination_port, pad: 0, pad2: 0 };
     let asked = kernel.asked(&key)?;
     Some((crate::view::address(&asked.address), asked.port))
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath_loader::{Connections, PolicySizes, PolicyTables, ServiceSizes, ServiceTables};
+use datapath_loader::{
+    Connections, PolicySizes, PolicyTables, ServiceSizes, ServiceTables, SocketServices,
+};
 use datapath_policy::{Capacity, Options};
 use stage::StopToken;
 use tokio::sync::{oneshot, watch};
@@ -22,7 +24,7 @@ use crate::kernel::{Feature, Kernel};
 use crate::local::Local;
 use crate::metrics::Metrics;
 use crate::process::Processes;
-use crate::services::{Programmed, Servicer};
+use crate::services::{Programmed, Servicer, Sockets};
 use crate::spool::{Disk, Limits, Spool};
 use crate::status::{self, Status};
 use crate::view::View;
@@ -283,12 +285,22 @@ fn options(config: &Config) -> datapath_loader::Options {
         cgroup: config.cgroup.clone(),
         policy: (config.mode == Mode::Enforce).then_some(PolicySizes::USUAL),
         services: serves(config).then(|| service_sizes(config)),
+        socket_services: sockets(config),
     }
 }
 
 /// Whether services are served.
 fn serves(config: &Config) -> bool {
     config.mode == Mode::Enforce && config.services.enabled
+}
+
+/// Whose sockets go to a backend at once.
+fn sockets(config: &Config) -> Option<SocketServices> {
+    if !serves(config) || config.services.sockets == Sockets::Off {
+        return None;
+    }
+    let own_namespace = config.services.sockets == Sockets::Host;
+    Some(SocketServices { cgroup: config.cgroup.clone()?, own_namespace })
 }
 
 /// Room for services; a translation for each connection that the table holds.

@@ -87,7 +87,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
             continue;
         }
         let of_it = slices.get(&(service.namespace.as_str(), service.name.as_str()));
-        for port in &service.ports {
+        for (place, port) in service.ports.iter().enumerate() {
             let endpoints = match of_it {
                 Some(slices) => listed(snapshot, slices, port),
                 None => derived(snapshot, service, port),
@@ -98,7 +98,16 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
                 port: port.name.clone(),
                 protocol: port.protocol,
             };
-            ports.insert(id, service_port(service, port, &endpoints, here, zone));
+            let mut made = service_port(service, port, &endpoints, here, zone);
+            if place == 0 {
+                // At its other ports nobody listens, and clients are told so.
+                let others = |ip: &IpAddr| {
+                    let flags = CLUSTER_ONLY;
+                    (frontend(*ip, 0, 0), Frontend { flags, ..Frontend::default() })
+                };
+                made.frontends.extend(service.cluster_ips.iter().map(others));
+            }
+            ports.insert(id, made);
         }
     }
     let of_here = |pod: &&Pod| {
@@ -317,7 +326,7 @@ fn by_hints<'a>(
 }
 
 fn frontend(ip: IpAddr, port: u16, protocol: u8) -> FrontendKey {
-    FrontendKey { address: octets(ip), port, protocol, pad: [0; 5] }
+    FrontendKey { address: octets(ip), port, protocol, pad: 0, pad2: 0 }
 }
 
 /// HostPorts of a pod of this node.

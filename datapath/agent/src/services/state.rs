@@ -89,7 +89,8 @@ fn served(id: &PortId, entry: &Entry) -> Option<ServedPort> {
     let port = entry.port.as_ref()?;
     let ranged = port.frontends.values().any(|frontend| frontend.flags & RANGED != 0);
     let hashed = port.frontends.values().any(|frontend| frontend.flags & HASHED != 0);
-    let frontends = port.frontends.iter().map(|(key, frontend)| ServedFrontend {
+    let shown = port.frontends.iter().filter(|(key, _)| key.port != 0);
+    let frontends = shown.map(|(key, frontend)| ServedFrontend {
         address: SocketAddr::new(address(key.address), key.port).to_string(),
         cluster_only: frontend.flags & CLUSTER_ONLY != 0,
         internal: frontend.candidates[0].len(),

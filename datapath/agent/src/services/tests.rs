@@ -78,7 +78,7 @@ fn cluster(service: Service, endpoints: Vec<Endpoint>) -> Snapshot {
 }
 
 fn key(address: &str, port: u16) -> FrontendKey {
-    FrontendKey { address: octets(ip(address)), port, protocol: 6, pad: [0; 5] }
+    FrontendKey { address: octets(ip(address)), port, protocol: 6, pad: 0, pad2: 0 }
 }
 
 /// The only port of a snapshot.
@@ -101,7 +101,10 @@ fn at(port: &Port, address: &str, number: u16) -> (u32, [Vec<u8>; 2]) {
 fn each_type_has_its_addresses() {
     let both = || vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")];
     let port = one(&cluster(service("ClusterIP"), both()));
-    assert_eq!(port.frontends.len(), 1);
+    // And one for all that is not served at its address.
+    let others = FrontendKey { port: 0, protocol: 0, ..key("10.96.0.1", 0) };
+    assert_eq!(port.frontends.len(), 2);
+    assert_eq!(port.frontends[&others].flags, CLUSTER_ONLY);
     assert_eq!(at(&port, "10.96.0.1", 80), (CLUSTER_ONLY, [vec![1, 2], vec![1, 2]]));
     assert_eq!(port.backends[&(ip("10.1.0.1"), 8080)], ALIVE | CHOSEN | LOCAL);
     assert_eq!(port.backends[&(ip("10.1.0.2"), 8080)], ALIVE | CHOSEN);
@@ -118,7 +121,7 @@ fn each_type_has_its_addresses() {
     assert_eq!(at(&port, "192.168.0.1", 30080), (0, [vec![1, 2], vec![1, 2]]));
     // The node's IPv6 address has no IPv6 endpoint to lead to.
     assert_eq!(at(&port, "fd99::1", 30080), (0, [vec![], vec![]]));
-    assert_eq!(port.frontends.len(), 5);
+    assert_eq!(port.frontends.len(), 6);
 }
 
 #[test]

@@ -141,6 +141,9 @@ impl Directory {
                 namespace: service.namespace.clone(),
                 name: service.name.clone(),
             });
+            for ip in &service.cluster_ips {
+                self.services.insert((*ip, 0, 0), Arc::clone(&name));
+            }
             for port in &service.ports {
                 for ip in &service.ips {
                     let key = (*ip, port.port, port.protocol);
@@ -180,6 +183,10 @@ impl Directory {
     /// The service that clients reach at an address and port.
     pub(crate) fn service(&self, address: IpAddr, port: u16, protocol: u8) -> Option<&ServiceName> {
         if let Some(service) = self.services.get(&(address, port, protocol)) {
+            return Some(service);
+        }
+        // An address of its own, at a port where it has nothing.
+        if let Some(service) = self.services.get(&(address, 0, 0)) {
             return Some(service);
         }
         let node_port = self.node_ports.get(&(port, protocol))?;

@@ -264,7 +264,8 @@ impl Node {
                     address: octets(vip.parse().unwrap()),
                     port: 80,
                     protocol,
-                    pad: [0; 5],
+                    pad: 0,
+                    pad2: 0,
                 };
                 let frontend =
                     Frontend { service, flags: 0, affinity: 0, pad: 0, slots: [slots; 2] };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aya_obj::generated::bpf_link_info;
 
-use crate::object::Loaded;
+use crate::object::{Loaded, SOCKETS as SOCKET_PROGRAMS};
 use crate::pins::{Pin, Pins, repin, unpin};
 use crate::sys::{self, info, link};
 
@@ -36,13 +36,44 @@ pub(super) fn sockets(pins: &Pins, loaded: &mut Loaded, cgroup: Option<&Path>) {
     let path = pins.link(SOCKETS);
     let program = loaded.programs.get(SOCKETS);
     let attached = match (program, cgroup) {
-        (Some(program), Some(cgroup)) => attach_socket(&path, program, cgroup),
+        (Some(program), Some(cgroup)) => {
+            attach_socket(&path, program, cgroup, link::CGROUP_SOCK_CREATE)
+        }
         _ => pins.undo(&path, &Pin::Other).map_err(|error| error.to_string()),
     };
     settle(loaded, SOCKETS, attached);
 }
 
-fn attach_socket(path: &Path, program: &OwnedFd, cgroup: &Path) -> Result<(), String> {
+/// Attaches the programs that balance sockets to a cgroup, or replaces them there: all or none.
+pub(super) fn balance(pins: &Pins, loaded: &mut Loaded, cgroup: Option<&Path>) {
+    let all = SOCKET_PROGRAMS.iter().all(|name| loaded.programs.contains_key(name));
+    let attach = |cgroup: &Path| {
+        SOCKET_PROGRAMS.iter().zip(link::CGROUP_SOCKETS).try_for_each(|(name, kind)| {
+            match loaded.programs.get(name) {
+                Some(program) => attach_socket(&pins.link(name), program, cgroup, kind),
+                None => Err(format!("program {name} is missing")),
+            }
+        })
+    };
+    let attached = match cgroup {
+        Some(cgroup) if all => attach(cgroup),
+        _ => Err(String::new()),
+    };
+    let Err(why) = attached else {
+        return;
+    };
+    for name in SOCKET_PROGRAMS {
+        if let Err(error) = pins.undo(&pins.link(name), &Pin::Other) {
+            tracing::warn!(program = name, %error, "not detached");
+        }
+        loaded.programs.remove(name);
+        if !why.is_empty() {
+            loaded.refused.insert(name, why.clone());
+        }
+    }
+}
+
+fn attach_socket(path: &Path, program: &OwnedFd, cgroup: &Path, kind: u32) -> Result<(), String> {
     let directory =
         std::fs::File::open(cgroup).map_err(|error| format!("{}: {error}", cgroup.display()))?;
     if let Ok(link) = sys::open_pin(path) {
@@ -54,7 +85,7 @@ fn attach_socket(path: &Path, program: &OwnedFd, cgroup: &Path) -> Result<(), St
         let _ = link::detach(link.as_fd());
     }
     let target = directory.as_raw_fd() as u32;
-    let link = link::create(program.as_fd(), target, link::CGROUP_SOCK_CREATE, 0)
+    let link = link::create(program.as_fd(), target, kind, 0)
         .map_err(|error| format!("{}: {error}", cgroup.display()))?;
     repin(&link, path).map_err(|error| error.to_string())
 }

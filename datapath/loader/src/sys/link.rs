@@ -7,6 +7,8 @@ use super::{Attributes, Command, bpf, bpf_fd};
 
 /// `enum bpf_attach_type`.
 pub(crate) const CGROUP_SOCK_CREATE: u32 = 2;
+/// See [`CGROUP_SOCK_CREATE`]; in the order of [`SOCKETS`](crate::object::SOCKETS).
+pub(crate) const CGROUP_SOCKETS: [u32; 8] = [10, 11, 14, 15, 19, 20, 29, 30];
 /// See [`CGROUP_SOCK_CREATE`].
 pub(crate) const TCX_INGRESS: u32 = 46;
 /// See [`CGROUP_SOCK_CREATE`].

@@ -17,7 +17,7 @@ use datapath_abi::service::{
 };
 use datapath_abi::service::{FROM_POD, ServiceCounters};
 use datapath_loader::{
-    Datapath, Mode, Options, PolicySizes, ServiceSizes, Transport, default_pin_root,
+    Datapath, Mode, Options, ServiceSizes, SocketServices, Transport, default_pin_root,
 };
 
 use crate::kernel::lab::{chain, enter, ip, within};
@@ -52,15 +52,10 @@ pub(crate) const SERVICE_SIZES: ServiceSizes = ServiceSizes {
 
 impl Cluster {
     pub(crate) fn new(name: &str) -> Self {
-        Self::with(name, false, SERVICE_SIZES, SIZES)
+        Self::with(name, None)
     }
 
-    pub(crate) fn with(
-        name: &str,
-        clsact: bool,
-        services: ServiceSizes,
-        policy: PolicySizes,
-    ) -> Self {
+    pub(crate) fn with(name: &str, sockets: Option<SocketServices>) -> Self {
         // SAFETY: no arguments.
         assert_eq!(unsafe { libc::geteuid() }, 0, "these tests need root");
         let name = format!("wl-{name}-{}", std::process::id());
@@ -72,14 +67,15 @@ impl Cluster {
             dns: false,
             drops: false,
             cgroup: None,
-            policy: Some(policy),
-            services: Some(services),
+            policy: Some(SIZES),
+            services: Some(SERVICE_SIZES),
+            socket_services: sockets,
         };
         let keeper = keeper(&name, &options.pin_dir);
         make(&name);
         let open = options.clone();
         let datapath = within(&format!("{name}-node"), move || {
-            Datapath::open_with(open, clsact).unwrap_or_else(|error| panic!("{}", chain(&error)))
+            Datapath::open(open).unwrap_or_else(|error| panic!("{}", chain(&error)))
         });
         let mut cluster = Self { name, datapath, options, keeper, next_backend: 0, next_slot: 0 };
         cluster.attach();
@@ -195,7 +191,7 @@ pub(crate) fn simple(service: u32, slots: Slots) -> Frontend {
 }
 
 pub(crate) fn key(protocol: u8, at: SocketAddr) -> FrontendKey {
-    FrontendKey { address: mapped(at.ip()), port: at.port(), protocol, pad: [0; 5] }
+    FrontendKey { address: mapped(at.ip()), port: at.port(), protocol, pad: 0, pad2: 0 }
 }
 
 pub(crate) fn backend(service: u32, at: SocketAddr) -> Backend {

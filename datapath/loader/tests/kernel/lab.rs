@@ -43,6 +43,7 @@ impl Lab {
             cgroup: Some(cgroup()),
             policy: None,
             services: None,
+            socket_services: None,
         };
         let keeper = keeper(&name, &options.pin_dir);
         let lab = Self { name, options, keeper };
@@ -260,7 +261,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Where cgroup version 2 is mounted.
-fn cgroup() -> PathBuf {
+pub(crate) fn cgroup() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
     mount.and_then(|line| line.split(' ').nth(1)).expect("a cgroup2 mount").into()

@@ -53,7 +53,8 @@ fn a_cluster_ip_is_balanced_over_pods_and_nodes() {
         assert_eq!(ask(&client, at(pod(v6, 1), 8080), 100).unwrap().0, "p1");
     }
     let counters = cluster.counters();
-    assert_eq!(counters.balanced, 240);
+    // A datagram from a port that was used before belongs to the connection that it had then.
+    assert!((200..=240).contains(&counters.balanced), "{}", counters.balanced);
     assert_eq!((counters.failed, counters.full, counters.exhausted), (0, 0, 0));
 }
 
@@ -148,6 +149,14 @@ fn without_backends_clients_are_told() {
         assert_eq!(ask_udp(&cluster.ns("p0"), vip(v6), 1), Err("WouldBlock".to_owned()));
     }
     assert!(cluster.counters().no_backend >= 6);
+    // An address of a service, at another port: nobody listens there.
+    let slots = cluster.slots(&[]);
+    cluster.frontend(0, "10.96.0.9:0".parse().unwrap(), simple(8, slots));
+    let started = std::time::Instant::now();
+    let refused = Err("ConnectionRefused".to_owned());
+    assert_eq!(ask(&cluster.ns("p0"), "10.96.0.9:9090".parse().unwrap(), 1), refused);
+    assert_eq!(ask_udp(&cluster.ns("p0"), "10.96.0.9:53".parse().unwrap(), 1), refused);
+    assert!(started.elapsed().as_secs() < 2);
 }
 
 #[test]
