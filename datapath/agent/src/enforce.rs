@@ -285,12 +285,26 @@ impl Enforcer {
         };
         self.unserved = None;
         match servicer.update(snapshot, &self.node, &roles) {
-            Ok(problems) => self.status.warn("services", problems),
+            Ok(updated) => {
+                self.status.warn("services", updated.problems);
+                if updated.new_frontends {
+                    self.judge_again();
+                }
+            }
             Err(why) => {
                 tracing::error!(why, "services are not served as they should be");
                 self.unserved = Some(Instant::now() + RETRY);
                 self.status.warn("services", vec![format!("services could not be put in: {why}")]);
             }
+        }
+    }
+
+    /// Has every connection looked at again: of datagrams nobody else sees that they go to a service now.
+    fn judge_again(&mut self) {
+        let changes = self.compile(|compiler| vec![compiler.judge_again()]);
+        if let Err(error) = tables::apply(&self.tables, &changes) {
+            let error = words(&error);
+            tracing::warn!(error, "what goes to a new service from before may pass it by");
         }
     }
 

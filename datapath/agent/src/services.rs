@@ -81,6 +81,15 @@ struct Kept {
     kernel: OnceLock<ServiceTables>,
 }
 
+/// What came of an update.
+#[derive(Debug)]
+pub(crate) struct Updated {
+    /// Sentences about what could not be taken.
+    pub(crate) problems: Vec<String>,
+    /// Whether addresses were added that packets may be going to already.
+    pub(crate) new_frontends: bool,
+}
+
 /// Writes the service tables.
 #[derive(Debug)]
 pub(crate) struct Servicer {
@@ -145,7 +154,7 @@ impl Servicer {
         }
     }
 
-    /// Brings the tables to what control source and host say now. Sentences about what could not be taken.
+    /// Brings the tables to what control source and host say now.
     ///
     /// # Errors
     /// When a table is too small or cannot be written; what was served is served on.
@@ -154,7 +163,7 @@ impl Servicer {
         snapshot: &Snapshot,
         node: &str,
         roles: &Roles,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Updated, String> {
         let addresses = roles.uplinks.values().flatten().copied();
         let here = Here {
             node: node.to_owned(),
@@ -175,7 +184,7 @@ impl Servicer {
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
         written?;
         self.place(snapshot, roles).map_err(|error| words(&error))?;
-        Ok(problems)
+        Ok(Updated { problems, new_frontends: !changes.frontends.is_empty() })
     }
 
     /// What an earlier agent has left.

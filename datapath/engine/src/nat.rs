@@ -6,7 +6,7 @@
 
 use core::hint::black_box;
 
-use datapath_abi::conn::{ConnKey, ConnValue};
+use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED};
 use datapath_abi::iface;
 use datapath_abi::service::{
     ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
@@ -140,9 +140,13 @@ fn prepare(case: &mut Case, turn: u32) -> Done {
 fn look_ingress<H: Enforcer>(host: &H, case: &mut Case) -> u32 {
     let Case { seen, nat, .. } = case;
     if let Some(cells) = host.find(&seen.key) {
-        let kind = Judged(cells.judged.get()).nat();
-        let begins = begins(&seen.headers);
-        if kind != NAT_NONE && !(begins && tcp::reuses(cells.state.get(), tcp::SYN)) {
+        let judged = Judged(cells.judged.get());
+        let kind = judged.nat();
+        // Datagrams have no beginning: whether their destination has become a frontend is looked at with each
+        // revision.
+        let begins = begins(&seen.headers)
+            || (seen.headers.protocol == UDP) & (judged.revision() != host.revision());
+        if kind != NAT_NONE && !(begins && cells.state.get() >= STATE_CLOSED) {
             if is_alive(host, seen, cells) {
                 nat.take(u32::from(kind), cells);
                 return black_box(0);

@@ -294,6 +294,14 @@ impl Compiler {
         self.tables.settings.revision
     }
 
+    /// A new revision of the same policies: every connection is judged again at its next packet, for something else
+    /// than policy has changed.
+    pub fn judge_again(&mut self) -> crate::Change {
+        let settings = &mut self.tables.settings;
+        settings.revision = settings.revision.wrapping_add(1).max(1);
+        crate::Change::Settings(*settings)
+    }
+
     /// Policies that select a local endpoint, as of the latest commit.
     pub fn selecting(&self, id: &str) -> Vec<PolicyKey> {
         let local = self.locals.get(&Owner::Endpoint(id.to_owned()));

@@ -394,3 +394,48 @@ fn fragments_follow_their_first() {
         assert_eq!(answer.map(|(name, _)| name).as_deref(), Ok("p1"), "IPv6: {v6}");
     }
 }
+
+#[test]
+fn datagrams_from_before_a_service_find_it() {
+    let mut cluster = Cluster::new("late");
+    serve_all(&cluster);
+    let client = cluster.ns("p0");
+    let socket = within(&client, || std::net::UdpSocket::bind("10.244.1.10:40123").unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    let ask = || {
+        socket.send_to(b"x", vip(false)).unwrap();
+        let mut buffer = [0; 100];
+        socket.recv_from(&mut buffer).map(|(_, from)| from)
+    };
+    assert!(ask().is_err() && ask().is_err(), "there is no such service");
+    cluster.service(60, &vip(false).to_string(), &[at(pod(false, 1), 8080)]);
+    // As the agent does: with a new revision everything is looked at again.
+    let policy = cluster.datapath.policy();
+    let mut settings = policy.settings().unwrap();
+    settings.revision += 1;
+    policy.set_settings(settings).unwrap();
+    assert_eq!(ask().unwrap(), vip(false));
+    // Its backend goes: the next datagram goes to another one.
+    let slots = cluster.backends(60, &[at(pod(false, 2), 8080)]);
+    cluster.frontend(17, vip(false), simple(60, slots));
+    let tables = cluster.datapath.services();
+    let gone = tables
+        .snapshot()
+        .unwrap()
+        .backends
+        .iter()
+        .position(|backend| backend.address == mapped(pod(false, 1)) && backend.service == 60);
+    let none = datapath_abi::service::Backend { address: [0; 16], port: 0, flags: 0, service: 0 };
+    tables.put_backends(&[(gone.unwrap() as u32, none)]).unwrap();
+    assert_eq!(ask().unwrap(), vip(false));
+    let mut backends = std::collections::BTreeSet::new();
+    let connections = cluster.datapath.connections();
+    connections
+        .walk(&mut |_, value| {
+            if value.service == 60 {
+                backends.insert(value.stack_addr);
+            }
+        })
+        .unwrap();
+    assert_eq!(backends, [mapped(pod(false, 2))].into());
+}
