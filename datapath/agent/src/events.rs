@@ -236,8 +236,7 @@ mod tests {
             bytes: 1,
             ethertype: 0x0800,
             protocol: 17,
-            pad: 0,
-            pad2: 0,
+            pad: [0; 5],
         };
         let (mut reader, mut lanes) = lanes(&stages, 8, 4, 2);
         let conn = ConnEvent { kind: CREATED, detail: 0, time_ns: 5, id: 1, key: KEY };

@@ -515,8 +515,7 @@ fn drops_are_rows_or_losses() {
         bytes: 100,
         ethertype: 0x0800,
         protocol: 17,
-        pad: 0,
-        pad2: 0,
+        pad: [0; 5],
     };
     let count = |node: &Node, packets| {
         let counter = DropCounter { packets, bytes: packets * 100 };
