@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,9 +22,9 @@ const PORT: u16 = 8080;
 
 /// Two nodes, a client and three backends on the first, one on the second; agents that enforce.
 struct Lab {
-    cluster: Cluster,
-    agents: Vec<Agent>,
     relay: Relay,
+    agents: Vec<Agent>,
+    cluster: Cluster,
     manifests: PathBuf,
 }
 
@@ -49,80 +49,19 @@ impl Lab {
             flags: vec!["--mode".to_owned(), "enforce".to_owned()],
             ..AgentOptions::default()
         };
-        let mut lab = Self {
-            agents: Vec::new(),
-            relay: Relay::start(
-                cluster.run(),
-                &binaries,
-                &[],
-                SocketAddr::from(([127, 0, 0, 1], 0)),
-                &[],
-            )
-            .unwrap(),
-            cluster,
-            manifests,
-        };
-        lab.write(spec, &BACKENDS);
-        let agents: Vec<_> = lab
-            .cluster
-            .nodes()
-            .iter()
-            .map(|node| Agent::start(lab.cluster.run(), &binaries, node, &options).unwrap())
+        write(&cluster, &manifests, spec, &BACKENDS);
+        let nodes = cluster.nodes().iter();
+        let agents: Vec<_> = nodes
+            .map(|node| Agent::start(cluster.run(), &binaries, node, &options).unwrap())
             .collect();
-        lab.agents = agents;
-        let peers: Vec<&Agent> = lab.agents.iter().collect();
+        let peers: Vec<&Agent> = agents.iter().collect();
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        lab.relay = Relay::start(lab.cluster.run(), &binaries, &peers, listen, &[]).unwrap();
-        lab
+        let relay = Relay::start(cluster.run(), &binaries, &peers, listen, &[]).unwrap();
+        Self { agents, relay, cluster, manifests }
     }
 
-    /// The cluster's manifests, with a service of these endpoints.
     fn write(&self, spec: &str, endpoints: &[&str]) {
-        let mut text = String::new();
-        for node in self.cluster.nodes() {
-            let _ = writeln!(
-                text,
-                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\nstatus: {{addresses: [{{type: InternalIP, address: {}}}]}}",
-                node.name, node.ipv4
-            );
-            for pod in &node.pods {
-                let _ = writeln!(
-                    text,
-                    "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {0}, namespace: default, labels: {{app: {0}}}}}\n\
-                     spec: {{nodeName: {1}}}\nstatus: {{phase: Running, podIP: {2}, podIPs: [{{ip: {2}}}, {{ip: '{3}'}}]}}",
-                    pod.spec.name, node.name, pod.ipv4, pod.ipv6
-                );
-            }
-        }
-        let _ = writeln!(
-            text,
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\nspec:\n{spec}\n  \
-             clusterIP: 10.96.7.1\n  clusterIPs: [10.96.7.1, 'fd96::7']\n  \
-             ports: [{{name: http, port: 80, targetPort: {PORT}, nodePort: 30080}}]"
-        );
-        for v6 in [false, true] {
-            let family = if v6 { "IPv6" } else { "IPv4" };
-            let _ = writeln!(
-                text,
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-{}\n  \
-                 namespace: default\n  labels: {{kubernetes.io/service-name: web}}\naddressType: {family}\n\
-                 ports: [{{name: http, port: {PORT}, protocol: TCP}}]\nendpoints:",
-                family.to_lowercase()
-            );
-            if endpoints.is_empty() {
-                text.push_str("  []\n");
-            }
-            for name in endpoints {
-                let pod = self.cluster.pod(name);
-                let address = if v6 { pod.ipv6.to_string() } else { pod.ipv4.to_string() };
-                let node = if *name == "b3" { "sb" } else { "sa" };
-                let _ = writeln!(text, "  - {{addresses: ['{address}'], nodeName: {node}}}");
-            }
-        }
-        let path = self.manifests.join("all.yaml");
-        let next = self.manifests.join("all.next");
-        std::fs::write(&next, text).unwrap();
-        std::fs::rename(next, path).unwrap();
+        write(&self.cluster, &self.manifests, spec, endpoints);
     }
 
     /// What `weir service list` says of the only service.
@@ -143,6 +82,55 @@ impl Lab {
         let active = backends.iter().filter(|backend| backend["state"] == "active");
         active.filter_map(|backend| backend["address"].as_str().map(str::to_owned)).collect()
     }
+}
+
+/// The cluster's manifests, with a service of these endpoints.
+fn write(cluster: &Cluster, manifests: &Path, spec: &str, endpoints: &[&str]) {
+    let mut text = String::new();
+    for node in cluster.nodes() {
+        let _ = writeln!(
+            text,
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\nstatus: {{addresses: [{{type: InternalIP, address: {}}}]}}",
+            node.name, node.ipv4
+        );
+        for pod in &node.pods {
+            let _ = writeln!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {0}, namespace: default, labels: {{app: {0}}}}}\n\
+                 spec: {{nodeName: {1}}}\nstatus: {{phase: Running, podIP: {2}, podIPs: [{{ip: {2}}}, {{ip: '{3}'}}]}}",
+                pod.spec.name, node.name, pod.ipv4, pod.ipv6
+            );
+        }
+    }
+    let _ = writeln!(
+        text,
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\nspec:\n{spec}\n  \
+         clusterIP: 10.96.7.1\n  clusterIPs: [10.96.7.1, 'fd96::7']\n  \
+         ports: [{{name: http, port: 80, targetPort: {PORT}, nodePort: 30080}}]"
+    );
+    for v6 in [false, true] {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let _ = writeln!(
+            text,
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-{}\n  \
+             namespace: default\n  labels: {{kubernetes.io/service-name: web}}\naddressType: {family}\n\
+             ports: [{{name: http, port: {PORT}, protocol: TCP}}]\nendpoints:",
+            family.to_lowercase()
+        );
+        if endpoints.is_empty() {
+            text.push_str("  []\n");
+        }
+        for name in endpoints {
+            let pod = cluster.pod(name);
+            let address = if v6 { pod.ipv6.to_string() } else { pod.ipv4.to_string() };
+            let node = if *name == "b3" { "sb" } else { "sa" };
+            let _ = writeln!(text, "  - {{addresses: ['{address}'], nodeName: {node}}}");
+        }
+    }
+    let path = manifests.join("all.yaml");
+    let next = manifests.join("all.next");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(next, path).unwrap();
 }
 
 /// Says its name, then echoes.
@@ -343,7 +331,7 @@ fn nothing_breaks_while_endpoints_come_and_go_and_the_agent_is_killed() {
         [&["b0", "b1"], &["b2", "b3"], &["b1"], &["b0", "b1", "b2", "b3"], &["b3"]];
     let mut changes = 0;
     let mut killed = 0;
-    while done.load(Ordering::Relaxed) < wanted
+    while (done.load(Ordering::Relaxed) < wanted || changes < 12)
         && started.elapsed() < Duration::from_secs(if long { 3000 } else { 60 })
     {
         let set = sets[changes % sets.len()];

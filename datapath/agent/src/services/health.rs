@@ -72,7 +72,10 @@ fn answers(programmed: &Programmed, snapshot: &Snapshot) -> BTreeMap<u16, Answer
             let backends = of_it.flat_map(|(_, entry)| &entry.backends);
             let local =
                 backends.filter(|(_, (_, flags))| flags & (CHOSEN | LOCAL) == CHOSEN | LOCAL);
-            local.map(|((ip, _), _)| *ip).collect::<BTreeSet<_>>().len()
+            let local: BTreeSet<_> = local.map(|((ip, _), _)| *ip).collect();
+            // An endpoint of a dual stack service has an address of each family.
+            let v4 = local.iter().filter(|ip| ip.is_ipv4()).count();
+            v4.max(local.len() - v4)
         })
     };
     with_port
