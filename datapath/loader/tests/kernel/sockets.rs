@@ -9,10 +9,12 @@ use datapath_abi::service::{NAT_NONE, ReplyKey};
 use datapath_loader::{Datapath, SocketServices};
 
 use crate::kernel::cluster::{Cluster, ask, mapped, pod, remote, serve};
-use crate::kernel::lab::{cgroup, within};
+use crate::kernel::lab::{cgroup, enter, within};
 
 /// What [`child`] is to do: `tcp`, `udp` (connected) or `datagrams`, and with whom.
 const WHAT: &str = "WEIR_SOCKET_CHILD";
+/// And in which network namespace.
+const NAMESPACE: &str = "WEIR_SOCKET_NAMESPACE";
 
 /// A cgroup of the test's own.
 struct Group(PathBuf);
@@ -27,13 +29,12 @@ impl Group {
     /// Runs [`child`] within, in a network namespace: what it printed, or how it failed.
     fn run(&self, namespace: &str, what: &str) -> Result<Vec<String>, String> {
         let me = std::env::current_exe().unwrap();
-        // First the cgroup: in another namespace `ip` shows another /sys.
-        let script = r#"set -e; echo $$ > "$0/cgroup.procs"; exec ip netns exec "$1" "$2" --exact kernel::sockets::child --nocapture --include-ignored"#;
+        let script = r#"set -e; echo $$ > "$0/cgroup.procs"; exec "$1" --exact kernel::sockets::child --nocapture --include-ignored"#;
         let output = Command::new("sh")
             .args(["-c", script])
             .arg(&self.0)
-            .arg(namespace)
             .arg(me)
+            .env(NAMESPACE, namespace)
             .env(WHAT, what)
             .output()
             .unwrap();
@@ -66,6 +67,7 @@ impl Drop for Group {
 #[ignore = "a part of the other tests"]
 fn child() {
     let Ok(what) = std::env::var(WHAT) else { return };
+    enter(&std::env::var(NAMESPACE).unwrap());
     let (kind, to) = what.split_once(' ').unwrap();
     let to: SocketAddr = to.parse().unwrap();
     if let Err(error) = talk(kind, to) {

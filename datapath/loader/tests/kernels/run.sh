@@ -10,7 +10,7 @@ repository=$(cd ../../../.. && pwd)
 cache=${CARGO_TARGET_DIR:-$repository/target}/kernels
 
 # What runs there; the rest needs more than there is. All of it takes some five minutes a kernel.
-usual="object::loads object::instructions oracle:: enforce::an_endpoint answer::by_ answer::the_host flood:: fragment::"
+usual="object::loads object::instructions oracle:: enforce::an_endpoint answer::by_ answer::the_host flood:: fragment:: services::a_cluster services::from_outside services::pods_are services::errors sockets::"
 tests=${WEIR_KERNEL_TESTS:-$usual}
 seconds=1200
 
