@@ -26,5 +26,6 @@ mod kernel {
     mod retire;
     mod services;
     mod sockets;
+    mod stale;
     mod traces;
 }
