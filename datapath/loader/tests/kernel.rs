@@ -15,6 +15,7 @@ mod kernel {
     mod adopt;
     mod answer;
     mod balance;
+    mod clients;
     mod drops;
     mod enforce;
     mod events;
