@@ -38,7 +38,8 @@ pub const TRANSLATIONS: &str = "translations";
 pub const COUNTERS: &str = "service_counters";
 /// Map name: LRU hash of socket cookie (`u64`) → [`Asked`].
 pub const ASKED: &str = "socket_asked";
-/// Map name: LRU hash of [`ReplyKey`] → [`Asked`]: what a socket takes for the sender of a backend's datagram.
+/// Map name: LRU hash of [`ReplyKey`] → [`Asked`]: what a socket takes for the sender of a backend's datagram. By a
+/// frontend's address: which backend the socket's datagrams go to.
 pub const SOCKET_REPLIES: &str = "socket_replies";
 
 layout! {

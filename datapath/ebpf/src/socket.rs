@@ -9,6 +9,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_set_retval,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -24,6 +25,11 @@ use crate::service::{ASKED, COUNTERS, SOCKET_REPLIES};
 /// Cookie of the one network namespace whose sockets are balanced; 0 for all.
 #[unsafe(no_mangle)]
 static NETNS: Global<u64> = Global::new(0);
+/// Whether a program can say why it refuses (`bpf_set_retval`, Linux 5.18); else it is `EPERM`.
+#[unsafe(no_mangle)]
+static HAS_RETVAL: Global<u8> = Global::new(0);
+
+const ECONNREFUSED: i32 = 111;
 
 /// What these programs answer.
 const ALLOW: i32 = 1;
@@ -116,10 +122,13 @@ fn balance(call: Call, v6: bool, again: bool) -> i32 {
     (choice.client_port, choice.now_ns) = unsafe { (bpf_get_prandom_u32(), bpf_ktime_get_ns()) };
     choice.scope = INTERNAL as u32;
     if !choose(&call, &mut choice) {
+        if !again {
+            black_box(forget(cookie, &peer));
+        }
         return ALLOW;
     }
     if choice.refused != 0 {
-        return REFUSE;
+        return refuse();
     }
     backend = Peer { address: choice.address, port: choice.port as u16 };
     let asked = Asked {
@@ -131,14 +140,32 @@ fn balance(call: Call, v6: bool, again: bool) -> i32 {
         pad2: 0,
     };
     black_box(remember(cookie, &backend, &asked));
+    if again {
+        black_box(keep(cookie, &asked));
+    }
     call.set_peer(v6, &backend);
     ALLOW
+}
+
+/// Refuses the call, as the network would refuse a packet.
+#[inline(always)]
+fn refuse() -> i32 {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: as in `remember`.
+        unsafe { (*(&raw const (*counters).no_backend).cast::<Word<u64>>()).add(1) };
+    }
+    if HAS_RETVAL.load() != 0 {
+        // SAFETY: takes a number. Where the kernel has no such helper, the verifier does not come here.
+        let _ = unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
 }
 
 /// Puts the backend of this socket's datagrams to a service in its place, while that lives.
 #[inline(never)]
 fn known(call: Call, cookie: u64, peer: &mut Peer) -> bool {
-    let Some(asked) = ASKED.get_ptr(cookie) else {
+    let mut key = ReplyKey { cookie, address: peer.address, port: peer.port, pad: 0, pad2: 0 };
+    let Some(asked) = SOCKET_REPLIES.get_ptr(key) else {
         return false;
     };
     // SAFETY: preallocated; at worst another socket's by now, whose frontend is compared.
@@ -150,11 +177,45 @@ fn known(call: Call, cookie: u64, peer: &mut Peer) -> bool {
         && asked.port == peer.port
         && backend.service == asked.service
         && backend.flags & ALIVE != 0;
-    if same {
-        peer.address = backend.address;
-        peer.port = backend.port;
+    if !same {
+        return false;
     }
-    same
+    // The place may be another's by now: whose answers would not look like the service's.
+    key.address = backend.address;
+    key.port = backend.port;
+    let Some(reply) = SOCKET_REPLIES.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: as above.
+    let reply = unsafe { &*reply };
+    if u128::from_ne_bytes(reply.address) != u128::from_ne_bytes(asked.address)
+        || reply.port != asked.port
+    {
+        // It serves two services that this socket asks: the last one is answered.
+        let _ = SOCKET_REPLIES.insert(key, asked, 0);
+    }
+    peer.address = key.address;
+    peer.port = key.port;
+    true
+}
+
+/// Keeps the backend for the socket's next datagram to the same service: an entry by the service's address.
+#[inline(never)]
+fn keep(cookie: u64, asked: &Asked) -> u32 {
+    let key = ReplyKey { cookie, address: asked.address, port: asked.port, pad: 0, pad2: 0 };
+    let _ = SOCKET_REPLIES.insert(key, asked, 0);
+    black_box(0)
+}
+
+/// The socket is connected elsewhere: what it asked before is not what it is connected to.
+#[inline(never)]
+fn forget(cookie: u64, peer: &Peer) -> u32 {
+    if ASKED.get_ptr(cookie).is_some() {
+        let key = ReplyKey { cookie, address: peer.address, port: peer.port, pad: 0, pad2: 0 };
+        let _ = SOCKET_REPLIES.remove(key);
+        let _ = ASKED.remove(cookie);
+    }
+    black_box(0)
 }
 
 /// Out of line: it needs a stack of its own. Where there is no room, the socket sees its backend's address.

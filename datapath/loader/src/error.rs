@@ -78,6 +78,17 @@ pub enum Error {
         /// Its index.
         ifindex: u32,
     },
+    /// The kernel cannot destroy sockets: those that are connected to a backend that is gone stay so.
+    #[error(
+        "the kernel cannot destroy sockets of protocol {protocol} (no CONFIG_INET_DIAG_DESTROY, or no tcp_diag, udp_diag?): they stay with backends that are gone"
+    )]
+    NoDestroy {
+        /// IP protocol number.
+        protocol: u8,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// Only one reader may drain the events.
     #[error("events are already being read")]
     EventsTaken,

@@ -23,6 +23,7 @@ mod pins;
 mod policy;
 mod reported;
 mod services;
+mod sockets;
 mod sys;
 mod table;
 
@@ -42,3 +43,4 @@ pub use pins::{cleanup, default_pin_root};
 pub use policy::{PolicySizes, PolicySnapshot, PolicyTables};
 pub use reported::ReportedMap;
 pub use services::{ServiceSizes, ServiceSnapshot, ServiceTables};
+pub use sockets::can_destroy_sockets;

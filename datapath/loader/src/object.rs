@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::EbpfLoader;
 use aya::maps::Map;
-use aya::programs::{Program, ProgramError};
+use aya::programs::{Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
 use datapath_abi::event;
 
 use crate::error::Doing;
@@ -145,6 +146,12 @@ pub(crate) fn parse(
         true,
     );
     loader.override_global("NETNS", &namespace, true);
+    // Where it cannot be found out, as if not.
+    let kind = ProgramType::CgroupSockAddr;
+    let has_retval = options.socket_services.is_some()
+        && is_helper_supported(kind, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false);
+    let has_retval = u8::from(has_retval);
+    loader.override_global("HAS_RETVAL", &has_retval, true);
     if let Ok(offsets) = &types.offsets {
         for (global, offset) in &offsets.0 {
             loader.override_global(global, offset, true);

@@ -59,6 +59,7 @@ struct Tables {
     settings: OwnedFd,
     translations: OwnedFd,
     counters: OwnedFd,
+    asked: OwnedFd,
     replies: OwnedFd,
     cpus: u32,
     connections: Connections,
@@ -130,6 +131,7 @@ impl ServiceTables {
             settings: open(service::SETTINGS)?,
             translations: open(service::TRANSLATIONS)?,
             counters: open(service::COUNTERS)?,
+            asked: open(service::ASKED)?,
             replies: open(service::SOCKET_REPLIES)?,
             cpus,
             connections,
@@ -265,5 +267,11 @@ impl ServiceTables {
         let mut asked = Asked::new_zeroed();
         let found = map::lookup(self.0.replies.as_fd(), key, &mut asked);
         found.is_ok_and(|found| found).then_some(asked)
+    }
+
+    /// Whether the socket with this cookie was connected to a backend at once.
+    pub fn has_asked(&self, cookie: u64) -> bool {
+        let mut asked = Asked::new_zeroed();
+        map::lookup(self.0.asked.as_fd(), &cookie, &mut asked).is_ok_and(|found| found)
     }
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 pub(crate) mod info;
 pub(crate) mod link;
 pub(crate) mod map;
+pub(crate) mod netlink;
 pub(crate) mod run;
 
 /// Commands (`enum bpf_cmd`).

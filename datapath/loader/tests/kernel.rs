@@ -15,6 +15,7 @@ mod kernel {
     mod adopt;
     mod answer;
     mod balance;
+    mod clients;
     mod drops;
     mod enforce;
     mod events;
@@ -26,5 +27,6 @@ mod kernel {
     mod retire;
     mod services;
     mod sockets;
+    mod stale;
     mod traces;
 }

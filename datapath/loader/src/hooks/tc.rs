@@ -3,9 +3,10 @@
 //! Formats: rtnetlink(7), include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::Hook;
+use crate::sys::netlink::{ACK, DUMP, REQUEST, exchange, field};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -13,15 +14,9 @@ const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
 const REPLACE: u16 = 0x100;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
-
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -85,7 +80,7 @@ impl Request {
     fn send(mut self) -> io::Result<Vec<Vec<u8>>> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        exchange(&self.0)
+        exchange(libc::NETLINK_ROUTE, &self.0)
     }
 }
 
@@ -159,80 +154,4 @@ fn append(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.extend(kind.to_ne_bytes());
     to.extend(value);
     to.resize(to.len().next_multiple_of(4), 0);
-}
-
-/// Sends a request and collects the answers up to the acknowledgement or the end of the dump.
-fn exchange(request: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open()?;
-    // SAFETY: the kernel reads the request.
-    let sent = unsafe {
-        libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), libc::MSG_NOSIGNAL)
-    };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut answers = Vec::new();
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        // SAFETY: the kernel writes at most the buffer's length.
-        let received =
-            unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        if received < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if take(&buffer[..received as usize], &mut answers)? {
-            return Ok(answers);
-        }
-    }
-}
-
-/// Takes the answers from a datagram; whether the last was among them.
-fn take(mut datagram: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
-    while let (Some(length), Some(kind)) = (field::<4>(datagram, 0), field::<2>(datagram, 4)) {
-        let length = u32::from_ne_bytes(length) as usize;
-        match u16::from_ne_bytes(kind) {
-            DONE => return Ok(true),
-            ERROR => {
-                let code = field(datagram, 16).map_or(0, i32::from_ne_bytes);
-                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(-code)) };
-            }
-            _ => answers.push(datagram.get(..length).unwrap_or_default().to_vec()),
-        }
-        if length < 16 {
-            break;
-        }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
-}
-
-fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn open() -> io::Result<OwnedFd> {
-    // SAFETY: opens a descriptor.
-    let socket = unsafe {
-        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
-    };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let timeout = libc::timeval { tv_sec: 5, tv_usec: 0 };
-    // SAFETY: the kernel reads one timeval.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const timeout).cast(),
-            size_of::<libc::timeval>() as u32,
-        )
-    };
-    if set != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
 }
