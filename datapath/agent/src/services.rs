@@ -27,6 +27,9 @@ mod tests;
 use book::{Book, Changes, Hashing, NO_BACKEND};
 use desired::Here;
 
+/// IP protocol number.
+const UDP: u8 = 17;
+
 /// How services are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -183,8 +186,29 @@ impl Servicer {
         // Where writing failed half-way, what is there is looked at anew.
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
         written?;
+        self.end_sockets(&changes);
         self.place(snapshot, roles).map_err(|error| words(&error))?;
         Ok(Updated { problems, new_frontends: !changes.frontends.is_empty() })
+    }
+
+    /// Ends the host's connected datagram sockets to backends that are gone: nothing would tell them. TCP hears of it
+    /// by itself, and goes on while the backend does.
+    fn end_sockets(&self, changes: &Changes) {
+        if self.options.sockets == Sockets::Off {
+            return;
+        }
+        for (protocol, at) in changes.left.iter().filter(|(protocol, _)| *protocol == UDP) {
+            match self.tables.destroy_sockets(*protocol, *at) {
+                Ok(0) => {}
+                Ok(count) => {
+                    tracing::info!(backend = %at, count, "sockets of a backend that is gone were ended")
+                }
+                Err(error) => {
+                    tracing::warn!(backend = %at, error = words(&error), "sockets of a backend that is gone stay");
+                    return;
+                }
+            }
+        }
     }
 
     /// What an earlier agent has left.

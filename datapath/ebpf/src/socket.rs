@@ -107,6 +107,10 @@ fn balance(call: Call, v6: bool, again: bool) -> i32 {
         return ALLOW;
     };
     let peer = call.peer(v6);
+    if peer.port == 0 {
+        // Nobody is sent to: resolvers ask so which source an address would have (RFC 6724).
+        return ALLOW;
+    }
     let cookie = call.cookie();
     let mut backend = peer;
     if again && known(call, cookie, &mut backend) {

@@ -5,7 +5,7 @@
 //! what nothing refers to any more is given again only after an RCU grace period.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use datapath_abi::service::{self, Backend, FrontendKey, HASHED, Slots, SourceRange};
 use datapath_loader::{ServiceSizes, ServiceSnapshot};
@@ -73,6 +73,8 @@ pub(crate) struct Changes {
     /// After a grace period, as what follows; backends that are no more.
     pub(crate) gone_backends: Vec<u32>,
     pub(crate) gone_source_ranges: Vec<SourceRange>,
+    /// Where they were, with their protocol, as far as nothing else is served there.
+    pub(crate) left: Vec<(u8, SocketAddr)>,
     /// Whether places were freed that must not be used again before a grace period.
     pub(crate) freed: bool,
 }
@@ -208,7 +210,7 @@ impl Book {
                     frontends.extend(self.frontends.get(key).map(|frontend| (*key, *frontend)));
                 }
             } else {
-                self.backends(&mut entry, port, &mut changes)?;
+                self.backends(id.protocol, &mut entry, port, &mut changes)?;
                 self.frontends(
                     &mut entry,
                     port,
@@ -225,6 +227,8 @@ impl Book {
         for id in gone {
             let entry = self.ports.remove(&id).unwrap_or_default();
             changes.gone_backends.extend(entry.backends.values().map(|(index, _)| *index));
+            let left = entry.backends.keys().map(|at| (id.protocol, SocketAddr::new(at.0, at.1)));
+            changes.left.extend(left);
             freed.extend(entry.slots.into_iter().map(|(_, slots)| slots));
         }
         if frontends.len() as u64 > u64::from(self.sizes.frontends) {
@@ -245,6 +249,13 @@ impl Book {
         changes.gone_source_ranges = self.source_ranges.difference(&ranges).map(to_range).collect();
         self.source_ranges = ranges;
         self.free_backends.extend(&changes.gone_backends);
+        let served = |(protocol, at): &(u8, SocketAddr)| {
+            let of_protocol = self.ports.iter().filter(|(id, _)| id.protocol == *protocol);
+            of_protocol
+                .into_iter()
+                .any(|(_, entry)| entry.backends.contains_key(&(at.ip(), at.port())))
+        };
+        changes.left.retain(|left| !served(left));
         changes.freed = !freed.is_empty() || !changes.gone_backends.is_empty();
         for slots in freed {
             self.space.used.remove(&slots.start);
@@ -254,6 +265,7 @@ impl Book {
 
     fn backends(
         &mut self,
+        protocol: u8,
         entry: &mut Entry,
         port: &Port,
         changes: &mut Changes,
@@ -261,6 +273,7 @@ impl Book {
         entry.backends.retain(|at, (index, _)| {
             let stays = port.backends.contains_key(at);
             if !stays {
+                changes.left.push((protocol, SocketAddr::new(at.0, at.1)));
                 changes.gone_backends.push(*index);
             }
             stays
