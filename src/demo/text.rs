@@ -62,9 +62,16 @@ pub(super) fn print(cluster: &Cluster, agents: &[Agent], address: SocketAddr) {
     if let Some(agent) = agents.first() {
         let socket = agent.local_socket();
         let socket = socket.display();
-        println!("\nPolicy, as the agent of node-a enforces it (as root):");
+        println!("\nPolicy and services, as the agent of node-a has them (as root):");
         println!("  weir why shop/{LOADGEN} data/redis-0:6379 --agent-socket {socket}");
-        for command in ["policy get", "endpoint list --local", "bpf policy data/redis-0"] {
+        for command in [
+            "policy get",
+            "endpoint list --local",
+            "bpf policy data/redis-0",
+            "service list",
+            "service get shop/web",
+            "bpf nat --limit 10",
+        ] {
             println!("  weir {command} --agent-socket {socket}");
         }
     }

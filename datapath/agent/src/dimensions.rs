@@ -11,6 +11,7 @@ use columns::Table;
 use columns::rows::{BatchBuilder, EndpointRow, NodeRow, PolicyRow, ServiceRow};
 
 use crate::control::{EndpointSlice, Service, ServicePort, Snapshot};
+use crate::services::desired::derived;
 use crate::view::View;
 use crate::view::directory::Party;
 use model::Protocol;
@@ -74,7 +75,7 @@ impl Dimensions {
         endpoints(snapshot, view, &mut put);
         for service in &snapshot.services {
             let key = format!("{}/{}", service.namespace, service.name);
-            put(Table::Services, key, service_content(service, &snapshot.slices));
+            put(Table::Services, key, service_content(service, snapshot));
         }
         for policy in &snapshot.policies {
             let (kind, namespace) = (policy.kind.name(), policy.namespace.clone());
@@ -143,16 +144,22 @@ fn node_labels(snapshot: &Snapshot, node: &str) -> Vec<String> {
     labels.into_iter().flatten().collect()
 }
 
-fn service_content(service: &Service, slices: &[EndpointSlice]) -> Content {
+fn service_content(service: &Service, snapshot: &Snapshot) -> Content {
     let port = |port: &ServicePort| format!("{}/{}", Protocol(port.protocol).name(), port.port);
     let of_it = |slice: &&EndpointSlice| {
         slice.namespace == service.namespace && slice.service == service.name
     };
     let mut backends: Vec<String> = Vec::new();
-    for slice in slices.iter().filter(of_it) {
+    let mut listed = false;
+    for slice in snapshot.slices.iter().filter(of_it) {
+        listed = true;
         for (_, port) in &slice.ports {
             backends.extend(slice.addresses.iter().map(|ip| socket(*ip, *port)));
         }
+    }
+    if !listed {
+        let derived = service.ports.iter().flat_map(|port| derived(snapshot, service, port));
+        backends.extend(derived.map(|((ip, port), _)| socket(ip, port)));
     }
     backends.sort_unstable();
     backends.dedup();

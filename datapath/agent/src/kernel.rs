@@ -11,7 +11,7 @@ use datapath_abi::names::DnsEvent;
 use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
-use datapath_abi::service::{Asked, ReplyKey};
+use datapath_abi::service::{Asked, ReplyKey, ServiceCounters};
 use datapath_loader::{Connections, PolicyTables, ServiceTables};
 
 #[cfg(test)]
@@ -127,6 +127,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     /// The service tables; none where nothing is served.
     fn services(&self) -> Option<ServiceTables> {
         None
+    }
+    /// What became of packets to services; none where nothing is served.
+    fn service_counters(&self) -> Option<ServiceCounters> {
+        self.services().and_then(|tables| tables.counters().ok())
     }
     /// Visits what the policy refused; as for connections, some may be visited twice.
     fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()>;

@@ -1,10 +1,13 @@
 //! The agent's metrics: Hubble's names where Hubble has the thing, `weir_agent_…` for the rest.
 
 use datapath_abi::conn::STATE_NONE;
+use datapath_abi::service::ServiceCounters;
 use hashbrown::HashMap;
 use model::{Protocol, Reporter};
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Destination ports told apart; further ones count as `other`. Hubble's metric has no bound, and
 /// a port scan would fill the registry.
@@ -25,6 +28,9 @@ pub(crate) struct Metrics {
     lost: IntCounterVec,
     unattributed: IntCounterVec,
     answers: IntCounterVec,
+    services: IntCounterVec,
+    tables: IntGaugeVec,
+    table_sizes: IntGaugeVec,
     pub(crate) batches: IntCounter,
     pub(crate) commit_errors: IntCounter,
     pub(crate) connections: IntGauge,
@@ -53,6 +59,11 @@ impl Metrics {
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(vec.clone()))?;
             Ok::<_, prometheus::Error>(vec)
         };
@@ -109,6 +120,21 @@ impl Metrics {
                 "weir_agent_deny_responses_total",
                 "Refused packets that were answered, or not (--deny-response).",
                 &["outcome"],
+            )?,
+            services: counters(
+                "weir_agent_services_total",
+                "What became of packets to services: connections balanced, masqueraded, sockets; packets refused or dropped.",
+                &["outcome"],
+            )?,
+            tables: gauges(
+                "weir_agent_service_table_entries",
+                "Entries of the service tables.",
+                &["table"],
+            )?,
+            table_sizes: gauges(
+                "weir_agent_service_table_capacity",
+                "Entries that the service tables have room for.",
+                &["table"],
             )?,
             batches: single("weir_agent_batches_committed_total", "Batches committed.")?,
             commit_errors: single("weir_agent_commit_errors_total", "Commits that failed.")?,
@@ -220,6 +246,20 @@ impl Metrics {
             let counter = self.answers.with_label_values(&[outcome]);
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+    }
+
+    /// What the kernel has counted of services.
+    pub(crate) fn services(&self, counted: &ServiceCounters) {
+        for (outcome, total) in crate::local::services::counters(counted) {
+            let counter = self.services.with_label_values(&[&outcome]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
+    /// How full a service table is.
+    pub(crate) fn table(&self, name: &str, entries: u64, capacity: u64) {
+        self.tables.with_label_values(&[name]).set(entries.cast_signed());
+        self.table_sizes.with_label_values(&[name]).set(capacity.cast_signed());
     }
 
     /// Rows of a table, committed.

@@ -17,6 +17,8 @@ use crate::events::Lanes;
 use crate::host::{Host, Link};
 use crate::kernel::{Kernel, MapUse};
 use crate::metrics::Metrics;
+use crate::services::Programmed;
+use crate::services::book::Book;
 use crate::spool::Spool;
 use crate::status::{self, Status};
 use crate::{Config, view};
@@ -43,6 +45,7 @@ pub(crate) struct Worker {
     pub(crate) status: Status,
     pub(crate) following: Following,
     pub(crate) compiled: Compiled,
+    pub(crate) programmed: Programmed,
 }
 
 /// What is followed, as of the last look.
@@ -186,6 +189,12 @@ impl Worker {
         self.metrics.interfaces.set(self.kernel.attached().len() as i64);
         if let Ok(answers) = self.kernel.answers() {
             self.metrics.answers(answers);
+        }
+        if let Some(counters) = self.kernel.service_counters() {
+            self.metrics.services(&counters);
+        }
+        for (name, entries, capacity) in self.programmed.ask(Book::uses).into_iter().flatten() {
+            self.metrics.table(name, entries, capacity);
         }
         let interfaces = self.interfaces();
         self.status.update(|report| {

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use datapath_abi::service::{FrontendKey, INTERNAL};
 use datapath_policy::explain::Question;
+use datapath_policy::octets;
 
-use crate::control::Snapshot;
+use crate::control::{Service, Snapshot};
+use crate::services::desired::{Here, desired};
 
 /// The server of a question, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +21,8 @@ pub struct Server<'a> {
 }
 
 /// Reads `namespace/pod` or an address as the client, and the same with `:port/protocol` or `/icmp` as the
-/// server. TCP where no protocol is named.
+/// server. TCP where no protocol is named. Where the server is a service's address, its first backend is asked about, for
+/// policy sees backends.
 ///
 /// # Errors
 /// In words, what is missing or not known.
@@ -42,6 +46,7 @@ pub fn parse(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Que
         (true, IpAddr::V6(_)) => (58, 128),
         (false, _) => (protocol, port),
     };
+    let (destination, port) = backend(snapshot, destination, port, protocol)?;
     Ok(Question { source, destination, protocol, port })
 }
 
@@ -74,6 +79,32 @@ fn number(name: &str) -> Option<u8> {
     }
 }
 
+/// The first backend of a service for clients within the cluster; what was given, where there is no such service.
+fn backend(
+    snapshot: &Snapshot,
+    ip: IpAddr,
+    port: u16,
+    protocol: u8,
+) -> Result<(IpAddr, u16), String> {
+    let serves = |service: &&Service| {
+        service.ips.contains(&ip)
+            && service.ports.iter().any(|known| (known.port, known.protocol) == (port, protocol))
+    };
+    let Some(service) = snapshot.services.iter().find(serves) else {
+        return Ok((ip, port));
+    };
+    let (ports, _) = desired(snapshot, &Here::default());
+    let key = FrontendKey { address: octets(ip), port, protocol, pad: 0, pad2: 0 };
+    let frontend = ports.values().find_map(|port| port.frontends.get(&key));
+    let candidates = frontend.map(|frontend| &frontend.candidates[INTERNAL]);
+    candidates.and_then(|candidates| candidates.first()).copied().ok_or_else(|| {
+        format!(
+            "{ip} port {port} is of the service {}, which has no backend: clients are refused",
+            service.id()
+        )
+    })
+}
+
 fn address(snapshot: &Snapshot, end: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = end.parse() {
         return Ok(ip);
@@ -90,7 +121,7 @@ fn address(snapshot: &Snapshot, end: &str) -> Result<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Pod;
+    use crate::control::{Pod, ServicePort, Target};
 
     #[test]
     fn questions_in_every_form() {
@@ -118,5 +149,42 @@ mod tests {
         {
             assert!(ask(from, to).is_err(), "{from} {to}");
         }
+    }
+
+    #[test]
+    fn a_services_address_stands_for_its_first_backend() {
+        let labels = || [("app".to_owned(), "web".to_owned())].into();
+        let pod = Pod {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            labels: labels(),
+            ips: vec!["10.0.0.1".parse().unwrap()],
+            ready: true,
+            ..Pod::default()
+        };
+        let ip: IpAddr = "10.96.0.1".parse().unwrap();
+        let service = Service {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            ips: vec![ip],
+            cluster_ips: vec![ip],
+            selector: Some(labels()),
+            ports: vec![ServicePort {
+                protocol: 6,
+                port: 80,
+                target: Target::Number(8080),
+                ..ServicePort::default()
+            }],
+            ..Service::default()
+        };
+        let mut snapshot =
+            Snapshot { pods: vec![pod], services: vec![service], ..Snapshot::default() };
+        let asked = parse(&snapshot, "10.9.9.9", "10.96.0.1:80").unwrap();
+        assert_eq!((asked.destination.to_string().as_str(), asked.port), ("10.0.0.1", 8080));
+        let asked = parse(&snapshot, "10.9.9.9", "10.96.0.1:81").unwrap();
+        assert_eq!((asked.destination, asked.port), (ip, 81), "not a port of the service");
+        snapshot.pods.clear();
+        let error = parse(&snapshot, "10.9.9.9", "10.96.0.1:80").unwrap_err();
+        assert!(error.contains("shop/web") && error.contains("no backend"), "{error}");
     }
 }

@@ -240,6 +240,7 @@ impl Shared {
             status: self.status.clone(),
             following: Default::default(),
             compiled: self.compiled.clone(),
+            programmed: self.programmed.clone(),
         };
         worker.begin().map_err(|failure| self.failed(failure))?;
         Ok(worker)

@@ -172,7 +172,7 @@ fn listed(
 
 /// Endpoints from the pods that a service selects, as the endpoint slice controller would make them: a folder of
 /// manifests has none.
-fn derived(
+pub(crate) fn derived(
     snapshot: &Snapshot,
     service: &Service,
     port: &ServicePort,
