@@ -9,7 +9,7 @@ use datapath_abi::service::{
 };
 
 use crate::kernel::cluster::{Cluster, ask, ask_udp, key, mapped, pod, remote, serve, simple};
-use crate::kernel::lab::within;
+use crate::kernel::lab::{Link, account, within};
 
 fn at(ip: std::net::IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
@@ -438,4 +438,57 @@ fn datagrams_from_before_a_service_find_it() {
         })
         .unwrap();
     assert_eq!(backends, [mapped(pod(false, 2))].into());
+}
+
+#[test]
+fn every_packet_is_counted_as_its_interface_counts_it() {
+    let mut cluster = Cluster::new("sum");
+    serve_all(&cluster);
+    let before: Vec<_> =
+        cluster_links(&cluster).into_iter().map(|(_, link, account)| (link, account)).collect();
+    let node: SocketAddr = "192.168.77.10:30090".parse().unwrap();
+    for v6 in [false, true] {
+        let backends = [at(pod(v6, 1), 8080), at(remote(v6), 8080)];
+        cluster.service(70 + u32::from(v6), &vip(v6).to_string(), &backends);
+    }
+    cluster.service(72, &node.to_string(), &[at(pod(false, 2), 8080), at(remote(false), 8080)]);
+    for _ in 0..10 {
+        for v6 in [false, true] {
+            ask(&cluster.ns("p0"), vip(v6), 20_000).unwrap();
+            ask_udp(&cluster.ns("p0"), vip(v6), 700).unwrap();
+        }
+        ask(&cluster.ns("outside"), node, 20_000).unwrap();
+        ask_udp(&cluster.ns("outside"), node, 700).unwrap();
+    }
+    let mut last = Vec::new();
+    for _ in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let now = cluster_links(&cluster);
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    for ((name, link, account), (link_before, account_before)) in last.into_iter().zip(before) {
+        let (link, account) = (link - link_before, account - account_before);
+        assert!(link.rx.0 + link.tx.0 > 20, "{name}: {link:?}");
+        assert_eq!(link, account, "{name}");
+    }
+}
+
+/// Name of each interface of the node, what it has counted, and what we have.
+fn cluster_links(cluster: &Cluster) -> Vec<(String, Link, Link)> {
+    let of = |attached: datapath_loader::Attached| {
+        let (node, name) = (cluster.ns("node"), attached.name.clone());
+        let output =
+            crate::kernel::lab::ip(&["-n", &node, "-j", "-s", "link", "show", "dev", &name]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let count = |way: &str| {
+            let stats = &json[0]["stats64"][way];
+            (stats["packets"].as_u64().unwrap(), stats["bytes"].as_u64().unwrap())
+        };
+        let link = Link { rx: count("rx"), tx: count("tx") };
+        (name, link, account(&cluster.datapath, &attached))
+    };
+    cluster.datapath.attached().into_iter().map(of).collect()
 }
