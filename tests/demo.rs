@@ -186,11 +186,18 @@ fn shows_who_talks_to_whom_and_stops_by_itself() {
 fn what_it_prints_works(demo: &Demo) {
     let weir = Binaries::beside_this().unwrap().path("weir").unwrap();
     let printed = demo.process.log();
-    let commands =
-        ["weir sql ", "weir observe ", "weir why ", "weir policy ", "weir endpoint ", "weir bpf "];
+    let commands = [
+        "weir sql ",
+        "weir observe ",
+        "weir why ",
+        "weir policy ",
+        "weir endpoint ",
+        "weir service ",
+        "weir bpf ",
+    ];
     let tried = |line: &&str| commands.iter().any(|command| line.starts_with(command));
     let lines: Vec<&str> = printed.lines().map(str::trim).filter(tried).collect();
-    assert_eq!(lines.len(), 11, "{printed}");
+    assert_eq!(lines.len(), 14, "{printed}");
     for line in lines {
         // What follows for ever is left after some seconds.
         let line = format!("PATH={}:$PATH timeout 5 {line}", weir.parent().unwrap().display());
