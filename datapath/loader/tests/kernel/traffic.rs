@@ -1,12 +1,23 @@
 //! Traffic between the two namespaces, bounded in count and time.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use crate::kernel::lab::{Lab, there, within};
+
+/// A socket with a port that no other of this process has had: the kernel may give one again that was given back, and
+/// then two sockets are one connection.
+fn client_socket(v6: bool) -> UdpSocket {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 50_000;
+    let any =
+        if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    UdpSocket::bind((any, port)).unwrap()
+}
 
 /// Sends `count` datagrams of `size` bytes, each from a port of its own, and gets each back.
 pub(crate) fn udp(lab: &Lab, v6: bool, port: u16, count: usize, size: usize) {
@@ -27,10 +38,9 @@ pub(crate) fn udp(lab: &Lab, v6: bool, port: u16, count: usize, size: usize) {
     });
     ready.wait();
     within(&lab.here(), move || {
-        let any = if v6 { "[::]:0" } else { "0.0.0.0:0" };
         let mut buffer = vec![0; 65536];
         for _ in 0..count {
-            let socket = UdpSocket::bind(any).unwrap();
+            let socket = client_socket(v6);
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             socket.send_to(&vec![7; size], there(v6, port)).unwrap();
             assert_eq!(socket.recv_from(&mut buffer).unwrap().0, size);
@@ -43,7 +53,7 @@ pub(crate) fn udp(lab: &Lab, v6: bool, port: u16, count: usize, size: usize) {
 pub(crate) fn udp_into_the_void(lab: &Lab, port: u16, count: usize) {
     within(&lab.here(), move || {
         for _ in 0..count {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let socket = client_socket(false);
             socket.send_to(b"anyone?", there(false, port)).unwrap();
         }
     });
