@@ -89,7 +89,8 @@ struct Kept {
 pub(crate) struct Updated {
     /// Sentences about what could not be taken.
     pub(crate) problems: Vec<String>,
-    /// Whether addresses were added that packets may be going to already.
+    /// Whether addresses were added that packets may be going to already. (Those that were taken away need no second
+    /// look: what is translated stays so while its backend lives.)
     pub(crate) new_frontends: bool,
 }
 
@@ -103,6 +104,8 @@ pub(crate) struct Servicer {
     served: BTreeMap<u32, Served>,
     prefixes: BTreeMap<(u32, [u8; 16]), u32>,
     settings: Option<ServiceSettings>,
+    /// Addresses were added, perhaps by an update that failed half-way, and nobody was told yet.
+    new_frontends: bool,
 }
 
 // === impl Options ===
@@ -154,6 +157,7 @@ impl Servicer {
             served: BTreeMap::new(),
             prefixes: BTreeMap::new(),
             settings: None,
+            new_frontends: false,
         }
     }
 
@@ -182,13 +186,14 @@ impl Servicer {
         };
         let hashing = Hashing { size: self.options.maglev_size, seed: self.options.maglev_seed };
         let changes = book.change(&desired, hashing)?;
+        self.new_frontends |= changes.new_frontends;
         let written = apply(&self.tables, &changes).map_err(|error| words(&error));
         // Where writing failed half-way, what is there is looked at anew.
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
         written?;
         self.end_sockets(&changes);
         self.place(snapshot, roles).map_err(|error| words(&error))?;
-        Ok(Updated { problems, new_frontends: !changes.frontends.is_empty() })
+        Ok(Updated { problems, new_frontends: std::mem::take(&mut self.new_frontends) })
     }
 
     /// Ends the host's connected datagram sockets to backends that are gone: nothing would tell them. TCP hears of it

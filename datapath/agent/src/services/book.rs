@@ -70,6 +70,8 @@ pub(crate) struct Changes {
     pub(crate) source_ranges: Vec<SourceRange>,
     pub(crate) frontends: Vec<(FrontendKey, service::Frontend)>,
     pub(crate) gone_frontends: Vec<FrontendKey>,
+    /// Whether a frontend's address was none before: packets may be going there already.
+    pub(crate) new_frontends: bool,
     /// After a grace period, as what follows; backends that are no more.
     pub(crate) gone_backends: Vec<u32>,
     pub(crate) gone_source_ranges: Vec<SourceRange>,
@@ -238,7 +240,9 @@ impl Book {
             return Err(full("source_ranges", ranges.len() as u64, self.sizes.source_ranges));
         }
         for (key, frontend) in &frontends {
-            if self.frontends.get(key) != Some(frontend) {
+            let known = self.frontends.get(key);
+            changes.new_frontends |= known.is_none();
+            if known != Some(frontend) {
                 changes.frontends.push((*key, *frontend));
             }
         }

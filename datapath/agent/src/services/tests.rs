@@ -401,6 +401,22 @@ fn readers_never_see_half_a_service_and_a_restart_changes_nothing() {
     }
 }
 
+/// Each new address has every datagram flow looked at again: endpoints come and go far more often.
+#[test]
+fn only_addresses_that_were_none_are_new() {
+    let both = || vec![endpoint("10.1.0.1", "n1"), endpoint("10.1.0.2", "n2")];
+    let with = |service, endpoints| desired(&cluster(service, endpoints), &here()).0;
+    let mut book = Book::new(SIZES);
+    let mut change = |wanted| book.change(&wanted, HASHING).unwrap();
+    assert!(change(with(service("ClusterIP"), both())).new_frontends);
+    let fewer = change(with(service("ClusterIP"), vec![endpoint("10.1.0.1", "n1")]));
+    assert!(!fewer.frontends.is_empty() && !fewer.new_frontends, "only its backends are others");
+    assert!(!change(with(service("ClusterIP"), Vec::new())).new_frontends);
+    assert!(change(with(service("NodePort"), both())).new_frontends);
+    let gone = change(with(service("ClusterIP"), both()));
+    assert!(!gone.gone_frontends.is_empty() && !gone.new_frontends);
+}
+
 #[test]
 fn hashed_services_have_tables() {
     let maglev = Service { algorithm: Some(Algorithm::Maglev), ..service("ClusterIP") };
