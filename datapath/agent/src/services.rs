@@ -179,13 +179,15 @@ impl Servicer {
             algorithm: self.options.algorithm,
         };
         let (desired, problems) = desired::desired(snapshot, &here);
-        let known = self.programmed.0.book.read().clone();
-        let mut book = match known {
-            Some(book) => book,
-            None => self.resume(&desired).map_err(|error| words(&error))?,
-        };
         let hashing = Hashing { size: self.options.maglev_size, seed: self.options.maglev_seed };
-        let changes = book.change(&desired, hashing)?;
+        let known = self.programmed.ask(|book| book.changed(&desired, hashing));
+        let (book, changes) = match known {
+            Some(changed) => changed?,
+            None => {
+                let left = self.resume(&desired).map_err(|error| words(&error))?;
+                left.changed(&desired, hashing)?
+            }
+        };
         self.new_frontends |= changes.new_frontends;
         let written = apply(&self.tables, &changes).map_err(|error| words(&error));
         // Where writing failed half-way, what is there is looked at anew.

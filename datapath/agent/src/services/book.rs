@@ -175,17 +175,28 @@ impl Book {
         ]
     }
 
-    /// What is to be written so that the tables hold `desired`; the book then says so already.
+    /// The book as it is once the tables hold `desired`, and what is to be written for that.
     ///
     /// # Errors
-    /// When a table is too small; nothing is changed then.
+    /// When a table is too small.
+    pub(crate) fn changed(
+        &self,
+        desired: &BTreeMap<PortId, Port>,
+        hashing: Hashing,
+    ) -> Result<(Self, Changes), String> {
+        let mut next = self.clone();
+        let changes = next.plan(desired, hashing)?;
+        Ok((next, changes))
+    }
+
+    /// Becomes what [`changed`](Self::changed) says, or stays as it is.
+    #[cfg(test)]
     pub(crate) fn change(
         &mut self,
         desired: &BTreeMap<PortId, Port>,
         hashing: Hashing,
     ) -> Result<Changes, String> {
-        let mut next = self.clone();
-        let changes = next.plan(desired, hashing)?;
+        let (next, changes) = self.changed(desired, hashing)?;
         *self = next;
         Ok(changes)
     }
