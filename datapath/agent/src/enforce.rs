@@ -27,6 +27,7 @@ use crate::services::{Roles, Servicer};
 use crate::status::Status;
 use crate::view::directory::Directory;
 use crate::view::ports::Ports;
+use crate::words::words;
 
 pub mod cluster;
 mod memory;
@@ -374,16 +375,4 @@ fn uplinks(links: &[Link], ports: &Ports) -> Vec<u32> {
     let pods = |link: &&Link| ports.get(link.index).is_none_or(|port| port.pods.is_empty());
     let own = links.iter().filter(|link| !link.loopback && link.observable());
     own.filter(pods).map(|link| link.index).collect()
-}
-
-/// An error with all its causes in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

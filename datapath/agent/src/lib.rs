@@ -32,6 +32,7 @@ pub mod services;
 mod spool;
 mod status;
 mod view;
+mod words;
 mod worker;
 
 pub use config::{Config, Interfaces, Mode, Timeouts, Transport};

@@ -15,6 +15,7 @@ use datapath_policy::{Cidr, octets};
 use parking_lot::RwLock;
 
 use crate::control::{Algorithm, Snapshot};
+use crate::words::words;
 
 pub(crate) mod book;
 pub(crate) mod desired;
@@ -346,16 +347,4 @@ fn joined(slots: &[(u32, Vec<u32>)]) -> Vec<(u32, Vec<u32>)> {
         }
     }
     all
-}
-
-/// An error with all its causes in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -16,6 +16,7 @@ use datapath_loader::{
 };
 
 use super::{Attached, Event, Events, Feature, Kernel, KernelError, MapUse, Result};
+use crate::words::words;
 
 /// The datapath, with the handles that are used most.
 #[derive(Debug)]
@@ -71,16 +72,8 @@ impl Loaded {
     }
 }
 
-/// An error with all its causes in one line.
 fn failed(what: &'static str, error: datapath_loader::Error) -> KernelError {
-    let mut why = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        why.push_str(": ");
-        why.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    KernelError { what, why }
+    KernelError { what, why: words(&error) }
 }
 
 impl From<datapath_loader::Attached> for Attached {
