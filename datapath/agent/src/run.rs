@@ -122,8 +122,9 @@ pub async fn run(
     );
     let serving = tokio::spawn(listeners.serve(exporter, closing.clone()));
     watching.spawn(Arc::clone(&shared.applied).watch(stop.clone()));
-    let health = (shared.programmed.clone(), control.clone());
-    watching.spawn(health::run(health.0, health.1));
+    if shared.programmed.kernel().is_some() {
+        watching.spawn(health::run(shared.programmed.clone(), control.clone()));
+    }
     watching.spawn(wake(control.clone(), shared.compiled.clone()));
     let answering = tokio::spawn(local.serve(shared.local(control), closing.clone()));
     let syncing = tokio::spawn(sync(Arc::clone(&shared.spool), shared.status.clone()));

@@ -39,11 +39,7 @@ pub(crate) async fn run(programmed: Programmed, control: watch::Receiver<Arc<Sna
         servers.retain(|port, _| wanted.contains_key(port));
         for (port, answer) in wanted {
             if let Some((sender, _)) = servers.get(&port) {
-                sender.send_if_modified(|known| {
-                    let changed = *known != answer;
-                    *known = answer;
-                    changed
-                });
+                sender.send_replace(answer);
                 continue;
             }
             match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
