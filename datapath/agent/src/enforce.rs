@@ -269,7 +269,7 @@ impl Enforcer {
     }
 
     /// Brings the services to what control source and host say now.
-    fn serve_services(&mut self, snapshot: &Snapshot, place: &Place) {
+    fn serve_services(&mut self, snapshot: &Arc<Snapshot>, place: &Place) {
         let Some(servicer) = &mut self.servicer else {
             return;
         };
@@ -285,8 +285,9 @@ impl Enforcer {
             local_pods: pods.collect(),
         };
         self.unserved = None;
-        match servicer.update(snapshot, &self.node, &roles) {
-            Ok(updated) => {
+        match servicer.update(snapshot, &self.node, roles) {
+            Ok(None) => {}
+            Ok(Some(updated)) => {
                 self.status.warn("services", updated.problems);
                 if updated.new_frontends {
                     self.judge_again();

@@ -65,7 +65,7 @@ pub enum Sockets {
 }
 
 /// Where things are.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Roles {
     /// Interfaces with pods behind them.
     pub(crate) pods: BTreeSet<u32>,
@@ -95,6 +95,13 @@ pub(crate) struct Updated {
     pub(crate) new_frontends: bool,
 }
 
+/// What the tables were brought to.
+#[derive(Debug)]
+struct Latest {
+    snapshot: Arc<Snapshot>,
+    roles: Roles,
+}
+
 /// Writes the service tables.
 #[derive(Debug)]
 pub(crate) struct Servicer {
@@ -105,6 +112,8 @@ pub(crate) struct Servicer {
     served: BTreeMap<u32, Served>,
     prefixes: BTreeMap<(u32, [u8; 16]), u32>,
     settings: Option<ServiceSettings>,
+    /// By the latest update; none after one that failed.
+    latest: Option<Latest>,
     /// Addresses were added, perhaps by an update that failed half-way, and nobody was told yet.
     new_frontends: bool,
 }
@@ -140,6 +149,18 @@ impl Programmed {
     }
 }
 
+// === impl Latest ===
+
+impl Latest {
+    /// Whether all that services are made of is as it was: policies change more often.
+    fn is_as(&self, snapshot: &Snapshot, roles: &Roles) -> bool {
+        let Snapshot { services, slices, pods, nodes, .. } = &*self.snapshot;
+        (services, slices) == (&snapshot.services, &snapshot.slices)
+            && (pods, nodes) == (&snapshot.pods, &snapshot.nodes)
+            && self.roles == *roles
+    }
+}
+
 // === impl Servicer ===
 
 impl Servicer {
@@ -158,20 +179,25 @@ impl Servicer {
             served: BTreeMap::new(),
             prefixes: BTreeMap::new(),
             settings: None,
+            latest: None,
             new_frontends: false,
         }
     }
 
-    /// Brings the tables to what control source and host say now.
+    /// Brings the tables to what control source and host say now; none where they say what they said.
     ///
     /// # Errors
     /// When a table is too small or cannot be written; what was served is served on.
     pub(crate) fn update(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         node: &str,
-        roles: &Roles,
-    ) -> Result<Updated, String> {
+        roles: Roles,
+    ) -> Result<Option<Updated>, String> {
+        if self.latest.as_ref().is_some_and(|latest| latest.is_as(snapshot, &roles)) {
+            return Ok(None);
+        }
+        self.latest = None;
         let addresses = roles.uplinks.values().flatten().copied();
         let here = Here {
             node: node.to_owned(),
@@ -195,8 +221,9 @@ impl Servicer {
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
         written?;
         self.end_sockets(&changes);
-        self.place(snapshot, roles).map_err(|error| words(&error))?;
-        Ok(Updated { problems, new_frontends: std::mem::take(&mut self.new_frontends) })
+        self.place(snapshot, &roles).map_err(|error| words(&error))?;
+        self.latest = Some(Latest { snapshot: Arc::clone(snapshot), roles });
+        Ok(Some(Updated { problems, new_frontends: std::mem::take(&mut self.new_frontends) }))
     }
 
     /// Ends the host's connected datagram sockets to backends that are gone: nothing would tell them. TCP hears of it

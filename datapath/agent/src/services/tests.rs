@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use datapath_abi::service::{
     ALIVE, Backend, CHOSEN, CLUSTER_ONLY, Frontend, FrontendKey, HASHED, LOCAL, RANGED, SILENT,
@@ -12,6 +13,7 @@ use datapath_policy::octets;
 
 use super::book::{Book, Changes, Hashing, NO_BACKEND};
 use super::desired::{Here, Port, PortId, desired};
+use super::{Latest, Roles};
 use crate::control::{
     Algorithm, Endpoint, EndpointSlice, HostPort, Node, Pod, Service, ServicePort, SlicePort,
     Snapshot, Spread, Target,
@@ -415,6 +417,29 @@ fn only_addresses_that_were_none_are_new() {
     assert!(change(with(service("NodePort"), both())).new_frontends);
     let gone = change(with(service("ClusterIP"), both()));
     assert!(!gone.gone_frontends.is_empty() && !gone.new_frontends);
+}
+
+#[test]
+fn a_change_of_policy_alone_is_none_of_services() {
+    let snapshot = cluster(service("ClusterIP"), vec![endpoint("10.1.0.1", "n1")]);
+    let latest = Latest { snapshot: Arc::new(snapshot.clone()), roles: Roles::default() };
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+        metadata: {name: deny, namespace: shop}\nspec: {podSelector: {}}\n";
+    let policies = vec![datapath_policy::parse(policy).unwrap()];
+    let stricter = Snapshot { revision: 2, policies, ..snapshot.clone() };
+    assert!(latest.is_as(&stricter, &Roles::default()));
+
+    let of = |change: fn(&mut Snapshot)| {
+        let mut other = snapshot.clone();
+        change(&mut other);
+        latest.is_as(&other, &Roles::default())
+    };
+    assert!(!of(|other| other.services[0].external_local = true));
+    assert!(!of(|other| other.slices[0].endpoints[0].ready = false));
+    assert!(!of(|other| other.pods.push(Pod::default())), "endpoints may follow from pods");
+    assert!(!of(|other| other.nodes.push(Node::default())), "a node's zone counts");
+    let moved = Roles { pods: BTreeSet::from([7]), ..Roles::default() };
+    assert!(!latest.is_as(&snapshot, &moved));
 }
 
 #[test]
