@@ -4,7 +4,7 @@
 //! source is a folder of Kubernetes manifests ([`Manifests`]); a watcher of the Kubernetes API is
 //! another implementation of the same trait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -111,6 +111,22 @@ pub struct Problem {
     pub line: usize,
     /// What is wrong.
     pub message: String,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The endpoint slices by namespace and name of their service.
+    pub(crate) fn slices_by_service(&self) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
+        let mut found: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in &self.slices {
+            found
+                .entry((slice.namespace.as_str(), slice.service.as_str()))
+                .or_default()
+                .push(slice);
+        }
+        found
+    }
 }
 
 // === impl Pod ===

@@ -73,9 +73,10 @@ impl Dimensions {
         };
         put(Table::Nodes, view.node.to_string(), Content::Node(Box::new(this)));
         endpoints(snapshot, view, &mut put);
+        let slices = snapshot.slices_by_service();
         for service in &snapshot.services {
-            let key = format!("{}/{}", service.namespace, service.name);
-            put(Table::Services, key, service_content(service, snapshot));
+            let of_it = slices.get(&(service.namespace.as_str(), service.name.as_str()));
+            put(Table::Services, service.id(), service_content(service, of_it, snapshot));
         }
         for policy in &snapshot.policies {
             let (kind, namespace) = (policy.kind.name(), policy.namespace.clone());
@@ -144,20 +145,20 @@ fn node_labels(snapshot: &Snapshot, node: &str) -> Vec<String> {
     labels.into_iter().flatten().collect()
 }
 
-fn service_content(service: &Service, snapshot: &Snapshot) -> Content {
+/// `slices` are the service's; without any, its endpoints follow from pods.
+fn service_content(
+    service: &Service,
+    slices: Option<&Vec<&EndpointSlice>>,
+    snapshot: &Snapshot,
+) -> Content {
     let port = |port: &ServicePort| format!("{}/{}", Protocol(port.protocol).name(), port.port);
-    let of_it = |slice: &&EndpointSlice| {
-        slice.namespace == service.namespace && slice.service == service.name
-    };
     let mut backends: Vec<String> = Vec::new();
-    let mut listed = false;
-    for slice in snapshot.slices.iter().filter(of_it) {
-        listed = true;
-        for (_, port) in &slice.ports {
-            backends.extend(slice.addresses.iter().map(|ip| socket(*ip, *port)));
+    for slice in slices.into_iter().flatten() {
+        for port in &slice.ports {
+            backends.extend(slice.addresses().map(|ip| socket(ip, port.port)));
         }
     }
-    if !listed {
+    if slices.is_none() {
         let derived = service.ports.iter().flat_map(|port| derived(snapshot, service, port));
         backends.extend(derived.map(|((ip, port), _)| socket(ip, port)));
     }

@@ -102,14 +102,10 @@ pub struct EndpointSlice {
     pub namespace: String,
     /// The service it belongs to.
     pub service: String,
-    /// Addresses of the backends.
-    pub addresses: Vec<IpAddr>,
-    /// IP protocol number and port.
-    pub ports: Vec<(u8, u16)>,
     /// The backends.
     pub endpoints: Vec<Endpoint>,
     /// Their ports, with the names by which the service's ports find them.
-    pub named_ports: Vec<SlicePort>,
+    pub ports: Vec<SlicePort>,
 }
 
 /// A port of a slice.
@@ -161,6 +157,15 @@ impl Service {
     /// `namespace/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl EndpointSlice ===
+
+impl EndpointSlice {
+    /// Addresses of the backends.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied())
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use datapath_policy::{Compiler, Endpoint, Node, Service};
 
 use super::Place;
-use crate::control::Snapshot;
+use crate::control::{EndpointSlice, Snapshot};
 
 /// Hands a snapshot to the compiler: what is new or different is put, what is gone is removed. The next commit
 /// works out what that means.
@@ -41,8 +41,10 @@ pub(super) fn feed(
         (&before.services, &before.slices) == (&snapshot.services, &snapshot.slices)
     };
     if !before.is_some_and(alike) {
+        let slices = snapshot.slices_by_service();
         for service in &snapshot.services {
-            compiler.put_service(policy_service(snapshot, service));
+            let of_it = slices.get(&(service.namespace.as_str(), service.name.as_str()));
+            compiler.put_service(policy_service(service, of_it));
         }
         compiler.set_api_servers(api_servers(snapshot));
     }
@@ -101,15 +103,14 @@ fn this_node(snapshot: &Snapshot, node: &str, place: &Place) -> Node {
     }
 }
 
-fn policy_service(snapshot: &Snapshot, service: &crate::control::Service) -> Service {
+fn policy_service(
+    service: &crate::control::Service,
+    slices: Option<&Vec<&EndpointSlice>>,
+) -> Service {
     let selector = service.selector.clone().filter(|selector| !selector.is_empty());
-    let slices = snapshot
-        .slices
-        .iter()
-        .filter(|slice| slice.namespace == service.namespace && slice.service == service.name);
     let addresses: BTreeSet<IpAddr> = match selector {
         Some(_) => BTreeSet::new(),
-        None => slices.flat_map(|slice| slice.addresses.iter().copied()).collect(),
+        None => slices.into_iter().flatten().flat_map(|slice| slice.addresses()).collect(),
     };
     Service {
         namespace: service.namespace.clone(),
@@ -124,7 +125,7 @@ fn policy_service(snapshot: &Snapshot, service: &crate::control::Service) -> Ser
 fn api_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let slices = snapshot.slices.iter();
     let own = slices.filter(|slice| slice.namespace == "default" && slice.service == "kubernetes");
-    own.flat_map(|slice| slice.addresses.iter().copied()).collect()
+    own.flat_map(EndpointSlice::addresses).collect()
 }
 
 fn remove_gone(

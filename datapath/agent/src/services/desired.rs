@@ -10,7 +10,9 @@ use datapath_abi::service::{
 };
 use datapath_policy::{Cidr, octets};
 
-use crate::control::{Algorithm, Endpoint, Pod, Service, ServicePort, Snapshot, Spread, Target};
+use crate::control::{
+    Algorithm, Endpoint, EndpointSlice, Pod, Service, ServicePort, Snapshot, Spread, Target,
+};
 
 /// Where things are on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,10 +77,7 @@ struct Categories {
 /// All services of a snapshot. The second: frontends that two ports claim, as sentences; the first by name has it.
 pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Port>, Vec<String>) {
     let mut ports = BTreeMap::new();
-    let mut slices: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
-    for (index, slice) in snapshot.slices.iter().enumerate() {
-        slices.entry((&slice.namespace, &slice.service)).or_default().push(index);
-    }
+    let slices = snapshot.slices_by_service();
     let zone = snapshot.nodes.iter().find(|node| node.name == here.node);
     let zone = zone.and_then(|node| node.labels.get("topology.kubernetes.io/zone"));
     let zone = zone.map(String::as_str).unwrap_or_default();
@@ -89,7 +88,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
         let of_it = slices.get(&(service.namespace.as_str(), service.name.as_str()));
         for (place, port) in service.ports.iter().enumerate() {
             let endpoints = match of_it {
-                Some(slices) => listed(snapshot, slices, port),
+                Some(slices) => listed(slices, port),
                 None => derived(snapshot, service, port),
             };
             let id = PortId {
@@ -143,15 +142,11 @@ fn settle(ports: &mut BTreeMap<PortId, Port>) -> Vec<String> {
 }
 
 /// Endpoints from the slices of a service. One that several slices list counts once, as ready as the best of them.
-fn listed(
-    snapshot: &Snapshot,
-    slices: &[usize],
-    port: &ServicePort,
-) -> BTreeMap<(IpAddr, u16), Endpoint> {
+fn listed(slices: &[&EndpointSlice], port: &ServicePort) -> BTreeMap<(IpAddr, u16), Endpoint> {
     let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
-    for slice in slices.iter().filter_map(|index| snapshot.slices.get(*index)) {
+    for slice in slices {
         let number = slice
-            .named_ports
+            .ports
             .iter()
             .find(|known| known.name == port.name && known.protocol == port.protocol);
         let Some(number) = number else { continue };

@@ -70,7 +70,7 @@ fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
         namespace: "shop".to_owned(),
         service: "web".to_owned(),
         endpoints,
-        named_ports: vec![SlicePort { name: "http".to_owned(), protocol: 6, port: 8080 }],
+        ports: vec![SlicePort { name: "http".to_owned(), protocol: 6, port: 8080 }],
         ..EndpointSlice::default()
     }
 }

@@ -160,10 +160,10 @@ impl Directory {
                 namespace: slice.namespace.clone(),
                 name: slice.service.clone(),
             });
-            for (protocol, port) in &slice.ports {
-                for ip in &slice.addresses {
+            for port in &slice.ports {
+                for ip in slice.addresses() {
                     // A service's own address says more than a backend of perhaps several.
-                    let key = (*ip, *port, *protocol);
+                    let key = (ip, port.port, port.protocol);
                     self.services.entry(key).or_insert_with(|| Arc::clone(&name));
                 }
             }
@@ -264,7 +264,7 @@ impl Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{EndpointSlice, Node, Service, ServicePort};
+    use crate::control::{Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -303,8 +303,11 @@ mod tests {
             slices: vec![EndpointSlice {
                 namespace: "shop".into(),
                 service: "web".into(),
-                addresses: vec![ip("10.1.0.5")],
-                ports: vec![(6, 8080)],
+                endpoints: vec![Endpoint {
+                    addresses: vec![ip("10.1.0.5")],
+                    ..Endpoint::default()
+                }],
+                ports: vec![SlicePort { protocol: 6, port: 8080, ..SlicePort::default() }],
                 ..EndpointSlice::default()
             }],
             ..Snapshot::default()

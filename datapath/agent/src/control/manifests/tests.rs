@@ -57,7 +57,8 @@ fn reads_every_kind() {
     assert_eq!((pod.namespace.as_str(), pod.node.as_str(), pod.ips.len()), ("shop", "n1", 2));
     assert_eq!((pod.workload.as_str(), pod.workload_kind.as_str()), ("web", "Pod"));
     assert_eq!(snapshot.services[0].ports[0].node_port, 30080);
-    assert_eq!(snapshot.slices[0].ports, [(6, 8080)]);
+    let port = &snapshot.slices[0].ports[0];
+    assert_eq!((port.protocol, port.port), (6, 8080));
     assert_eq!(snapshot.namespaces["shop"]["team"], "blue");
     assert_eq!(snapshot.nodes[0].addresses.len(), 1);
     assert_eq!(snapshot.policies[0].name, "p");

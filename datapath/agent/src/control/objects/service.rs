@@ -323,16 +323,13 @@ impl SliceObject {
             ..EndpointSlice::default()
         };
         for endpoint in self.endpoints.iter().flatten().filter(|_| !named) {
-            let endpoint = endpoint.endpoint()?;
-            slice.addresses.extend(&endpoint.addresses);
-            slice.endpoints.push(endpoint);
+            slice.endpoints.push(endpoint.endpoint()?);
         }
         for port in self.ports.iter().flatten() {
             // A slice may leave a port open ("all ports"); such a one names no backend.
             if let Some(number) = port.port {
                 let (name, protocol) = (port.name.clone().unwrap_or_default(), port.protocol()?);
-                slice.ports.push((protocol, number));
-                slice.named_ports.push(SlicePort { name, protocol, port: number });
+                slice.ports.push(SlicePort { name, protocol, port: number });
             }
         }
         Ok(slice)
