@@ -37,7 +37,8 @@ pub struct ServiceSizes {
     pub clients: u32,
     /// Interfaces.
     pub interfaces: u32,
-    /// Prefixes that masquerading knows.
+    /// Prefixes that masquerading knows: one for each pod and node of the cluster. They take memory as they come, some
+    /// 100 bytes each.
     pub prefixes: u32,
     /// Translated connections, some 120 bytes each.
     pub translations: u32,
@@ -95,7 +96,7 @@ impl ServiceSizes {
         source_ranges: 1 << 16,
         clients: 1 << 16,
         interfaces: 4096,
-        prefixes: 4096,
+        prefixes: 1 << 17,
         translations: 1 << 18,
     };
 
