@@ -16,10 +16,12 @@ pub(crate) mod applied;
 mod document;
 mod manifests;
 mod objects;
+mod redirect;
 mod service;
 mod workload;
 
 pub use manifests::Manifests;
+pub use redirect::{LocalRedirect, RedirectFrontend};
 pub use service::{
     Algorithm, Endpoint, EndpointSlice, HostPort, Service, ServicePort, SlicePort, Spread, Target,
 };
@@ -46,6 +48,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Endpoint slices.
     pub slices: Vec<EndpointSlice>,
+    /// What goes to pods of the client's node.
+    pub redirects: Vec<LocalRedirect>,
     /// Policies.
     pub policies: Vec<Policy>,
     /// Named lists of prefixes.

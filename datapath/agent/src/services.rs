@@ -21,6 +21,7 @@ pub(crate) mod book;
 pub(crate) mod desired;
 pub(crate) mod health;
 pub mod maglev;
+mod redirect;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -154,8 +155,8 @@ impl Programmed {
 impl Latest {
     /// Whether all that services are made of is as it was: policies change more often.
     fn is_as(&self, snapshot: &Snapshot, roles: &Roles) -> bool {
-        let Snapshot { services, slices, pods, nodes, .. } = &*self.snapshot;
-        (services, slices) == (&snapshot.services, &snapshot.slices)
+        let Snapshot { services, slices, redirects, pods, nodes, .. } = &*self.snapshot;
+        (services, slices, redirects) == (&snapshot.services, &snapshot.slices, &snapshot.redirects)
             && (pods, nodes) == (&snapshot.pods, &snapshot.nodes)
             && self.roles == *roles
     }

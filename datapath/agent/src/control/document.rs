@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::objects::{NamespaceObject, NodeObject, PodObject, ServiceObject, SliceObject};
+use super::objects::{
+    NamespaceObject, NodeObject, PodObject, RedirectObject, ServiceObject, SliceObject,
+};
 use super::{Problem, Snapshot};
 
 /// What a file holds, and what of it could not be taken.
@@ -106,6 +108,10 @@ fn take_one(kind: &str, document: &str, into: &mut Snapshot) -> Result<(), Wrong
         }
         "EndpointSlice" => {
             into.slices.push(read::<SliceObject>(document)?.slice().map_err(Wrong::of)?);
+        }
+        "CiliumLocalRedirectPolicy" => {
+            let redirect = read::<RedirectObject>(document)?.redirect().map_err(Wrong::of)?;
+            into.redirects.push(redirect);
         }
         "Namespace" => {
             let namespace = read::<NamespaceObject>(document)?;

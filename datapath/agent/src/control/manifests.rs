@@ -100,6 +100,7 @@ impl Manifests {
             all.nodes.extend(objects.nodes.iter().cloned());
             all.services.extend(objects.services.iter().cloned());
             all.slices.extend(objects.slices.iter().cloned());
+            all.redirects.extend(objects.redirects.iter().cloned());
             all.policies.extend(objects.policies.iter().cloned());
             all.groups.extend(objects.groups.iter().cloned());
             all.problems.extend(file.problems.iter().cloned());

@@ -9,8 +9,10 @@ use serde::Deserialize;
 
 use super::{HostPort, Node, Pod, workload};
 
+mod redirect;
 mod service;
 
+pub(super) use redirect::RedirectObject;
 pub(super) use service::{ServiceObject, SliceObject};
 
 /// Annotation that names the interface behind which a pod is.

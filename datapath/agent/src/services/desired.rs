@@ -10,6 +10,7 @@ use datapath_abi::service::{
 };
 use datapath_policy::{Cidr, octets};
 
+use super::redirect;
 use crate::control::{
     Algorithm, Endpoint, EndpointSlice, Pod, Service, ServicePort, Snapshot, Spread, Target,
 };
@@ -109,14 +110,12 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
             ports.insert(id, made);
         }
     }
-    let of_here = |pod: &&Pod| {
-        let behind = || pod.ips.iter().any(|ip| here.pods.contains(ip));
-        if pod.node.is_empty() { behind() } else { pod.node == here.node }
-    };
-    for pod in snapshot.pods.iter().filter(|pod| pod.is_endpoint()).filter(of_here) {
+    let of_here = |pod: &&Pod| pod.is_endpoint() && here.has(pod);
+    for pod in snapshot.pods.iter().filter(of_here) {
         host_ports(pod, here, &mut ports);
     }
-    let problems = settle(&mut ports);
+    let mut problems = redirect::apply(snapshot, here, &mut ports);
+    problems.extend(settle(&mut ports));
     (ports, problems)
 }
 
@@ -320,7 +319,7 @@ fn by_hints<'a>(
     places.to_vec()
 }
 
-fn frontend(ip: IpAddr, port: u16, protocol: u8) -> FrontendKey {
+pub(super) fn frontend(ip: IpAddr, port: u16, protocol: u8) -> FrontendKey {
     FrontendKey { address: octets(ip), port, protocol, pad: 0, pad2: 0 }
 }
 
@@ -345,6 +344,16 @@ fn host_ports(pod: &Pod, here: &Here, ports: &mut BTreeMap<PortId, Port>) {
             }
         }
         ports.insert(id, made);
+    }
+}
+
+// === impl Here ===
+
+impl Here {
+    /// Whether a pod is of this node.
+    pub(super) fn has(&self, pod: &Pod) -> bool {
+        let behind = || pod.ips.iter().any(|ip| self.pods.contains(ip));
+        if pod.node.is_empty() { behind() } else { pod.node == self.node }
     }
 }
 

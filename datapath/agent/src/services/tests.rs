@@ -31,6 +31,8 @@ const SIZES: ServiceSizes = ServiceSizes {
     translations: 1,
 };
 
+mod redirect;
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
