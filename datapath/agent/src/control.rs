@@ -91,6 +91,8 @@ pub struct Pod {
     pub host_ports: Vec<HostPort>,
     /// It may get new connections.
     pub ready: bool,
+    /// As [`Endpoint::weight`], where it says so itself.
+    pub weight: Option<u8>,
 }
 
 /// A node.

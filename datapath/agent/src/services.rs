@@ -25,6 +25,7 @@ mod redirect;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use book::{Book, Changes, Hashing, NO_BACKEND};
 use desired::Here;

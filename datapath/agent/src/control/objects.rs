@@ -17,6 +17,8 @@ pub(super) use service::{ServiceObject, SliceObject};
 
 /// Annotation that names the interface behind which a pod is.
 const INTERFACE: &str = "weir.io/interface";
+/// Annotation of a pod or an endpoint slice: how much of new connections its backends get.
+const WEIGHT: &str = "weir.io/lb-weight";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -148,6 +150,14 @@ impl Meta {
         self.annotations.as_ref().and_then(|all| all.get(name)).cloned()
     }
 
+    fn weight(&self) -> Result<Option<u8>, String> {
+        let weight = |text: String| match text.trim().parse() {
+            Ok(weight @ 0..=100) => Ok(weight),
+            _ => Err(format!("{WEIGHT}: {text:?} is not within 0 and 100")),
+        };
+        self.annotation(WEIGHT).map(weight).transpose()
+    }
+
     fn label(&self, name: &str) -> Option<String> {
         self.labels.as_ref().and_then(|all| all.get(name)).cloned()
     }
@@ -180,6 +190,7 @@ impl PodObject {
         let ports = self.spec.named_ports()?;
         let host_ports = self.spec.host_ports()?;
         let ready = self.status.is_ready();
+        let weight = self.metadata.weight()?;
         Ok(Pod {
             namespace: self.metadata.namespace(),
             interface: interface.unwrap_or_default(),
@@ -196,6 +207,7 @@ impl PodObject {
             audit: audit.as_deref() == Some("true"),
             host_ports,
             ready,
+            weight,
         })
     }
 }

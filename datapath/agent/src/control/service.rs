@@ -136,6 +136,9 @@ pub struct Endpoint {
     pub for_zones: Vec<String>,
     /// Nodes whose clients should use it.
     pub for_nodes: Vec<String>,
+    /// Its part of new connections, against the others'; 0: none, and what it has goes on (annotation
+    /// `weir.io/lb-weight` of its slice or pod).
+    pub weight: u8,
 }
 
 /// A port of a pod that its node takes too.
@@ -171,6 +174,11 @@ impl EndpointSlice {
 
 // === impl Endpoint ===
 
+impl Endpoint {
+    /// Weight of one that nobody gave one.
+    pub const WEIGHT: u8 = 100;
+}
+
 impl Default for Endpoint {
     /// What the Kubernetes API makes of an endpoint without conditions.
     fn default() -> Self {
@@ -182,6 +190,7 @@ impl Default for Endpoint {
             node: String::new(),
             for_zones: Vec::new(),
             for_nodes: Vec::new(),
+            weight: Self::WEIGHT,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! what nothing refers to any more is given again only after an RCU grace period.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter::repeat_n;
 use std::net::{IpAddr, SocketAddr};
 
 use datapath_abi::service::{self, Backend, FrontendKey, HASHED, Slots, SourceRange};
@@ -12,7 +13,8 @@ use datapath_loader::{ServiceSizes, ServiceSnapshot};
 use datapath_policy::{Cidr, octets};
 
 use super::desired::{Port, PortId};
-use super::maglev;
+use super::{maglev, weight};
+use crate::control::Endpoint;
 
 /// What the tables hold.
 #[derive(Debug, Clone)]
@@ -341,7 +343,7 @@ impl Book {
                     *place = *known;
                     continue;
                 }
-                let content = content(entry, candidates, hashed, hashing);
+                let content = content(entry, port, candidates, hashed, hashing);
                 *place = self.place(content, &entry.slots, &mut slots, changes)?;
                 tables.insert((hashed, candidates), *place);
             }
@@ -395,16 +397,20 @@ impl Book {
 
 fn content(
     entry: &Entry,
+    port: &Port,
     candidates: &[(IpAddr, u16)],
     hashed: bool,
     hashing: Hashing,
 ) -> Vec<u32> {
     let index = |at: &(IpAddr, u16)| entry.backends.get(at).map(|(index, _)| *index);
     let indices: Vec<u32> = candidates.iter().filter_map(index).collect();
+    let weight = |at| port.weights.get(at).copied().unwrap_or(Endpoint::WEIGHT).into();
     if !hashed {
-        return indices;
+        let weights: Vec<u32> = candidates.iter().map(weight).collect();
+        let shares = indices.into_iter().zip(weight::shares(&weights));
+        return shares.flat_map(|(index, share)| repeat_n(index, share as usize)).collect();
     }
-    let weighted: Vec<_> = candidates.iter().map(|at| (*at, 1)).collect();
+    let weighted: Vec<_> = candidates.iter().map(|at| (*at, weight(at))).collect();
     let table = maglev::table(&weighted, hashing.size, hashing.seed);
     table.iter().filter_map(|&place| indices.get(place as usize).copied()).collect()
 }

@@ -11,6 +11,7 @@ use datapath_abi::service::{
 use datapath_policy::{Cidr, octets};
 
 use super::redirect;
+use super::weight::PodWeights;
 use crate::control::{
     Algorithm, Endpoint, EndpointSlice, Pod, Service, ServicePort, Snapshot, Spread, Target,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Port {
     /// Address and port → flags of [`Backend`](datapath_abi::service::Backend).
     pub(crate) backends: BTreeMap<(IpAddr, u16), u16>,
     pub(crate) frontends: BTreeMap<FrontendKey, Frontend>,
+    /// Of those whose weight is not [`Endpoint::WEIGHT`].
+    pub(crate) weights: BTreeMap<(IpAddr, u16), u8>,
     pub(crate) affinity: u32,
     pub(crate) source_ranges: Vec<Cidr>,
 }
@@ -79,6 +82,7 @@ struct Categories {
 pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Port>, Vec<String>) {
     let mut ports = BTreeMap::new();
     let slices = snapshot.slices_by_service();
+    let weights = PodWeights::new(snapshot);
     let zone = snapshot.nodes.iter().find(|node| node.name == here.node);
     let zone = zone.and_then(|node| node.labels.get("topology.kubernetes.io/zone"));
     let zone = zone.map(String::as_str).unwrap_or_default();
@@ -88,10 +92,11 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
         }
         let of_it = slices.get(&(service.namespace.as_str(), service.name.as_str()));
         for (place, port) in service.ports.iter().enumerate() {
-            let endpoints = match of_it {
+            let mut endpoints = match of_it {
                 Some(slices) => listed(slices, port),
                 None => derived(snapshot, service, port),
             };
+            weights.apply(&service.namespace, &mut endpoints);
             let id = PortId {
                 namespace: service.namespace.clone(),
                 service: service.name.clone(),
@@ -267,6 +272,9 @@ fn service_port(
                 | if place.local { LOCAL } else { 0 }
                 | if chosen.contains(&place.at) { CHOSEN } else { 0 };
             made.backends.insert(place.at, flags);
+            if place.endpoint.weight != Endpoint::WEIGHT {
+                made.weights.insert(place.at, place.endpoint.weight);
+            }
         }
     }
     made
@@ -283,10 +291,11 @@ fn categorize(places: &[Place<'_>], service: &Service, here: &Here, zone: &str) 
     Categories { cluster, local: usable(&local), any: !usable(places).is_empty() }
 }
 
-/// The ready ones; where there are none, those that still serve while they terminate.
+/// The ready ones; where there are none, those that still serve while they terminate. What has no weight is not sent to.
 fn usable(places: &[Place<'_>]) -> Vec<(IpAddr, u16)> {
     let of = |wanted: fn(&Endpoint) -> bool| -> Vec<(IpAddr, u16)> {
-        places.iter().filter(|place| wanted(place.endpoint)).map(|place| place.at).collect()
+        let weighty = places.iter().filter(|place| place.endpoint.weight != 0);
+        weighty.filter(|place| wanted(place.endpoint)).map(|place| place.at).collect()
     };
     let ready = of(|endpoint| endpoint.ready && !endpoint.terminating);
     if ready.is_empty() {

@@ -72,6 +72,8 @@ fn mix(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn backends(count: u16) -> Vec<((IpAddr, u16), u32)> {
@@ -101,6 +103,51 @@ mod tests {
         assert_eq!(counts[2], 0);
         assert!((764..=768).contains(&counts[0]), "{counts:?}");
         assert!(table(&[], 1021, 1).is_empty());
+    }
+
+    fn weights(list: &[u32]) -> Vec<((IpAddr, u16), u32)> {
+        let all = backends(list.len() as u16);
+        all.into_iter().zip(list).map(|((at, _), weight)| (at, *weight)).collect()
+    }
+
+    proptest! {
+        /// Turns go round: each has its part of them, and at most one more or less for each that rounds.
+        #[test]
+        fn shares_are_those_of_weights(
+            list in prop::collection::vec(0u32..=100, 1..60),
+            size in prop::sample::select(&SIZES[..6]),
+            seed: u32,
+        ) {
+            let sum: u32 = list.iter().sum();
+            let counts = counts(&table(&weights(&list), size, seed), list.len());
+            prop_assert_eq!(counts.iter().sum::<u32>(), if sum == 0 { 0 } else { size });
+            for (weight, count) in list.iter().zip(&counts).filter(|_| sum != 0) {
+                let part = f64::from(*weight) / f64::from(sum);
+                let error = (f64::from(*count) - part * f64::from(size)).abs();
+                prop_assert!(error <= 1.0 + part * list.len() as f64, "{weight} of {sum}: {count}");
+            }
+        }
+    }
+
+    /// As without weights: beside the slots of the one that leaves, or that a new weight moves, few change.
+    #[test]
+    fn one_leaves_or_weighs_less_and_few_move() {
+        let list: Vec<u32> = (0..50).map(|number| 100 - number % 4 * 25).collect();
+        let all = weights(&list);
+        let before = table(&all, 8191, 1);
+        let [mut left, mut lighter] = [0.0f64; 2];
+        for (gone, weight) in list.iter().enumerate() {
+            for (worst, new) in [(&mut left, 0), (&mut lighter, weight / 2)] {
+                let mut others = all.clone();
+                others[gone].1 = new;
+                let after = table(&others, 8191, 1);
+                let moved = before.iter().zip(&after);
+                let moved = moved.filter(|(was, is)| **was as usize != gone && was != is).count();
+                *worst = worst.max(moved as f64 / 8191.0);
+            }
+        }
+        assert!(left < 0.08 && lighter < 0.08, "{left} {lighter}");
+        println!("{:.2} % and {:.2} % moved besides", left * 100.0, lighter * 100.0);
     }
 
     #[test]

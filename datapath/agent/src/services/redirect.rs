@@ -73,7 +73,8 @@ fn pods<'a>(snapshot: &'a Snapshot, policy: &LocalRedirect, here: &Here) -> Vec<
         };
         pod.namespace == policy.namespace && policy.selector.matches(&subject)
     };
-    let local = |pod: &&Pod| pod.is_endpoint() && pod.ready && here.has(pod);
+    let takes = |pod: &&Pod| pod.ready && pod.weight != Some(0);
+    let local = |pod: &&Pod| pod.is_endpoint() && takes(pod) && here.has(pod);
     snapshot.pods.iter().filter(local).filter(selected).collect()
 }
 
@@ -81,6 +82,13 @@ fn pods<'a>(snapshot: &'a Snapshot, policy: &LocalRedirect, here: &Here) -> Vec<
 fn backends(pods: &[&Pod], v4: bool, port: u16) -> Vec<(IpAddr, u16)> {
     let ips: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| pod.ips.iter().copied()).collect();
     ips.into_iter().filter(|ip| ip.is_ipv4() == v4).map(|ip| (ip, port)).collect()
+}
+
+/// Weights of the backends that have one.
+fn weights(pods: &[&Pod], port: u16) -> impl Iterator<Item = ((IpAddr, u16), u8)> {
+    let of = move |pod: &&Pod| Some((pod.ips.clone(), pod.weight?));
+    let known = pods.iter().filter_map(of);
+    known.flat_map(move |(ips, weight)| ips.into_iter().map(move |ip| ((ip, port), weight)))
 }
 
 /// One of `of` ports of an address becomes a frontend of the policy's own.
@@ -101,6 +109,7 @@ fn redirect_address(
     let mut made = Port { kind: KIND.to_owned(), ..Port::default() };
     made.backends.extend(local.iter().map(|at| (*at, ALIVE | LOCAL | CHOSEN)));
     if !local.is_empty() {
+        made.weights.extend(weights(pods, number));
         let candidates = [local.clone(), local];
         made.frontends.insert(key, Frontend { flags: CLUSTER_ONLY, candidates });
     }
@@ -171,6 +180,7 @@ fn divert(port: &mut Port, pods: &[&Pod], number: u16) {
         let local = backends(pods, address(key.address).is_ipv4(), number);
         if frontend.flags & CLUSTER_ONLY != 0 && !local.is_empty() {
             KIND.clone_into(&mut port.kind);
+            port.weights.extend(weights(pods, number));
             port.backends.extend(local.iter().map(|at| (*at, ALIVE | LOCAL)));
             frontend.flags &= !(SILENT | SILENT << 1);
             frontend.candidates = [local.clone(), local];

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Entry};
 use super::desired::PortId;
+use crate::control::Endpoint;
 
 /// A port of a service, as it is served on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServedPort {
     /// Number in the tables.
     pub number: u32,
-    /// Namespace of the service (of the pod, for a HostPort).
+    /// Namespace of the service (of the pod for a HostPort, of the policy for a redirected address).
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -22,7 +23,8 @@ pub struct ServedPort {
     pub port: String,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `HostPort`.
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `HostPort`; `LocalRedirect` while new connections go to pods of this node
+    /// by a policy.
     pub kind: String,
     /// `random` or `maglev`.
     pub algorithm: String,
@@ -60,6 +62,8 @@ pub struct ServedBackend {
     pub state: String,
     /// It is on this node.
     pub local: bool,
+    /// Its part of new connections, against the others': 100 where nobody says otherwise.
+    pub weight: u8,
 }
 
 /// How full a table is.
@@ -96,9 +100,9 @@ fn served(id: &PortId, entry: &Entry) -> Option<ServedPort> {
         internal: frontend.candidates[0].len(),
         external: frontend.candidates[1].len(),
     });
-    let backends = entry.backends.iter().map(|((ip, port), (index, flags))| ServedBackend {
+    let backends = entry.backends.iter().map(|((ip, number), (index, flags))| ServedBackend {
         index: *index,
-        address: SocketAddr::new(*ip, *port).to_string(),
+        address: SocketAddr::new(*ip, *number).to_string(),
         state: match (flags & CHOSEN != 0, flags & ALIVE != 0) {
             (true, _) => "active",
             (_, true) => "draining",
@@ -106,6 +110,7 @@ fn served(id: &PortId, entry: &Entry) -> Option<ServedPort> {
         }
         .to_owned(),
         local: flags & LOCAL != 0,
+        weight: port.weights.get(&(*ip, *number)).copied().unwrap_or(Endpoint::WEIGHT),
     });
     Some(ServedPort {
         number: entry.number,

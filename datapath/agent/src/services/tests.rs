@@ -32,6 +32,7 @@ const SIZES: ServiceSizes = ServiceSizes {
 };
 
 mod redirect;
+mod weight;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -371,7 +372,9 @@ fn anything(random: &mut impl FnMut(u32) -> u32) -> BTreeMap<PortId, Port> {
             let node = if place % 2 == 0 { "n1" } else { "n2" };
             let ready = random(4) != 0;
             let terminating = random(5) == 0;
-            Endpoint { ready, terminating, ..endpoint(&format!("10.{number}.0.{place}"), node) }
+            let weight = [100, 100, 50, 0][random(4) as usize];
+            let at = format!("10.{number}.0.{place}");
+            Endpoint { ready, terminating, weight, ..endpoint(&at, node) }
         });
         let endpoints = endpoints.collect();
         snapshot.slices.push(EndpointSlice { service: name, ..slice(endpoints) });

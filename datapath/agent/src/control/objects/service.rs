@@ -316,6 +316,7 @@ impl SliceObject {
     pub(crate) fn slice(self) -> Result<EndpointSlice, String> {
         self.metadata.check()?;
         // Names of hosts are no endpoints of ours.
+        let weight = self.metadata.weight()?.unwrap_or(Endpoint::WEIGHT);
         let named = self.address_type.as_deref() == Some("FQDN");
         let mut slice = EndpointSlice {
             namespace: self.metadata.namespace(),
@@ -323,7 +324,7 @@ impl SliceObject {
             ..EndpointSlice::default()
         };
         for endpoint in self.endpoints.iter().flatten().filter(|_| !named) {
-            slice.endpoints.push(endpoint.endpoint()?);
+            slice.endpoints.push(Endpoint { weight, ..endpoint.endpoint()? });
         }
         for port in self.ports.iter().flatten() {
             // A slice may leave a port open ("all ports"); such a one names no backend.
@@ -356,6 +357,7 @@ impl EndpointObject {
             node: self.node_name.clone().unwrap_or_default(),
             for_zones: hints.map(|hints| names(&hints.for_zones)).unwrap_or_default(),
             for_nodes: hints.map(|hints| names(&hints.for_nodes)).unwrap_or_default(),
+            ..Endpoint::default()
         })
     }
 }
