@@ -1,5 +1,6 @@
 //! `weir service list|get`: services as this node serves them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -67,6 +68,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let answer = socket.connect().await?.services(ServicesRequest {}).await;
     let (_, mut all) = node::read::<Services>(answer)?;
     let mut wanted = None;
+    let known: BTreeSet<String> =
+        all.services.iter().map(|port| format!("{}/{}", port.namespace, port.name)).collect();
     match &args.command {
         Command::List(List { namespace: Some(namespace), .. }) => {
             all.services.retain(|port| port.namespace == *namespace);
@@ -85,7 +88,11 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     if let (Some(name), true) = (wanted, all.services.is_empty()) {
         eprintln!(
-            "no service {name} is served on this node; `weir service list` shows those that are"
+            "no service {name} is served on this node{}; `weir service list` shows those that are",
+            match near(name, &known).as_slice() {
+                [] => String::new(),
+                near => format!(" (near: {})", near.join(", ")),
+            }
         );
         return Ok(ExitCode::FAILURE);
     }
@@ -142,6 +149,25 @@ fn as_text(all: &Services) -> String {
     out
 }
 
+/// A few names that may have been meant: of another namespace, longer or shorter, or with letters in another order.
+fn near(wanted: &str, known: &BTreeSet<String>) -> Vec<String> {
+    const SHOWN: usize = 5;
+    let name = |id: &str| id.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let sorted = |name: &str| {
+        let mut letters: Vec<char> = name.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let wanted = name(wanted);
+    let alike = |id: &&String| {
+        let name = name(id);
+        let start = wanted.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
+        let part = !wanted.is_empty() && (name.contains(&wanted) || wanted.contains(&name));
+        part || start * 2 > wanted.chars().count() || sorted(&name) == sorted(&wanted)
+    };
+    known.iter().filter(alike).take(SHOWN).map(|id| harmless(id)).collect()
+}
+
 fn label(port: &ServedPort) -> String {
     match port.port.as_str() {
         "" => port.protocol.clone(),
@@ -192,16 +218,20 @@ fn details(ports: &[ServedPort]) -> String {
             ]);
         }
         out.push_str(&indented(&table.text(2)));
-        let mut table = Table::new(&["BACKEND", "STATE", "WHERE", "INDEX>"]);
+        let mut table = Table::new(&["BACKEND", "STATE", "WHERE", "WEIGHT>", "INDEX>"]);
         for backend in &port.backends {
             table.row(vec![
                 backend.address.clone(),
                 backend.state.clone(),
                 if backend.local { "this node" } else { "elsewhere" }.to_owned(),
+                backend.weight.to_string(),
                 backend.index.to_string(),
             ]);
         }
         match table.is_empty() {
+            true if port.kind == "LocalRedirect" => {
+                out.push_str("  no pod of this node: nothing is redirected\n");
+            }
             true => out.push_str("  no backends: clients are refused\n"),
             false => out.push_str(&indented(&table.text(2))),
         }
@@ -211,4 +241,26 @@ fn details(ports: &[ServedPort]) -> String {
 
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_may_have_been_meant() {
+        let known = ["shop/web", "shop/web-admin", "shop/database", "kube-system/kube-dns"];
+        let known = known.map(str::to_owned).into();
+        for (wanted, expected) in [
+            ("web", "shop/web shop/web-admin"),
+            ("prod/web-admin", "shop/web shop/web-admin"),
+            ("wbe", "shop/web"),
+            ("databse", "shop/database"),
+            ("dns", "kube-system/kube-dns"),
+            ("cache", ""),
+            ("", ""),
+        ] {
+            assert_eq!(near(wanted, &known).join(" "), expected, "{wanted}");
+        }
+    }
 }
