@@ -6,7 +6,7 @@ use datapath_abi::service::{FrontendKey, INTERNAL};
 use datapath_policy::explain::Question;
 use datapath_policy::octets;
 
-use crate::control::{Service, Snapshot};
+use crate::control::{LocalRedirect, RedirectFrontend, Service, Snapshot};
 use crate::services::desired::{Here, desired};
 
 /// The server of a question, taken apart.
@@ -21,8 +21,8 @@ pub struct Server<'a> {
 }
 
 /// Reads `namespace/pod` or an address as the client, and the same with `:port/protocol` or `/icmp` as the
-/// server. TCP where no protocol is named. Where the server is a service's address, its first backend is asked about, for
-/// policy sees backends.
+/// server. TCP where no protocol is named. Where the server is a service's address, or one that is redirected, the first
+/// backend for clients of the source's node is asked about, for policy sees backends.
 ///
 /// # Errors
 /// In words, what is missing or not known.
@@ -46,7 +46,9 @@ pub fn parse(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Que
         (true, IpAddr::V6(_)) => (58, 128),
         (false, _) => (protocol, port),
     };
-    let (destination, port) = backend(snapshot, destination, port, protocol)?;
+    let of_source = snapshot.pods.iter().find(|pod| pod.ips.contains(&source));
+    let node = of_source.map(|pod| pod.node.clone()).unwrap_or_default();
+    let (destination, port) = backend(snapshot, node, (destination, port, protocol))?;
     Ok(Question { source, destination, protocol, port })
 }
 
@@ -79,30 +81,33 @@ fn number(name: &str) -> Option<u8> {
     }
 }
 
-/// The first backend of a service for clients within the cluster; what was given, where there is no such service.
+/// The first backend of a service for clients of a node; what was given, where there is no such service.
 fn backend(
     snapshot: &Snapshot,
-    ip: IpAddr,
-    port: u16,
-    protocol: u8,
+    node: String,
+    (ip, port, protocol): (IpAddr, u16, u8),
 ) -> Result<(IpAddr, u16), String> {
     let serves = |service: &&Service| {
         service.ips.contains(&ip)
             && service.ports.iter().any(|known| (known.port, known.protocol) == (port, protocol))
     };
-    let Some(service) = snapshot.services.iter().find(serves) else {
+    let redirects = |redirect: &LocalRedirect| matches!(redirect.frontend, RedirectFrontend::Address { ip: of, .. } if of == ip);
+    let service = snapshot.services.iter().find(serves);
+    if service.is_none() && !snapshot.redirects.iter().any(redirects) {
         return Ok((ip, port));
-    };
-    let (ports, _) = desired(snapshot, &Here::default());
+    }
+    let (ports, _) = desired(snapshot, &Here { node, ..Here::default() });
     let key = FrontendKey { address: octets(ip), port, protocol, pad: 0, pad2: 0 };
     let frontend = ports.values().find_map(|port| port.frontends.get(&key));
     let candidates = frontend.map(|frontend| &frontend.candidates[INTERNAL]);
-    candidates.and_then(|candidates| candidates.first()).copied().ok_or_else(|| {
-        format!(
+    match (candidates.and_then(|candidates| candidates.first()), service) {
+        (Some(backend), _) => Ok(*backend),
+        (None, None) => Ok((ip, port)),
+        (None, Some(service)) => Err(format!(
             "{ip} port {port} is of the service {}, which has no backend: clients are refused",
             service.id()
-        )
-    })
+        )),
+    }
 }
 
 fn address(snapshot: &Snapshot, end: &str) -> Result<IpAddr, String> {
@@ -120,6 +125,8 @@ fn address(snapshot: &Snapshot, end: &str) -> Result<IpAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use datapath_policy::NamedPort;
+
     use super::*;
     use crate::control::{Pod, ServicePort, Target};
 
@@ -183,6 +190,29 @@ mod tests {
         assert_eq!((asked.destination.to_string().as_str(), asked.port), ("10.0.0.1", 8080));
         let asked = parse(&snapshot, "10.9.9.9", "10.96.0.1:81").unwrap();
         assert_eq!((asked.destination, asked.port), (ip, 81), "not a port of the service");
+        // Of the client's node, where a policy says so.
+        let port = |port| vec![NamedPort { name: String::new(), protocol: 6, port }];
+        let frontend =
+            |ip: &str| RedirectFrontend::Address { ip: ip.parse().unwrap(), ports: port(53) };
+        snapshot.redirects.push(LocalRedirect {
+            namespace: "shop".to_owned(),
+            name: "near".to_owned(),
+            frontend: frontend("169.254.20.10"),
+            selector: Default::default(),
+            ports: port(1053),
+            skip_from_backend: false,
+        });
+        let client = |node: &str, ip: &str| Pod {
+            node: node.to_owned(),
+            ips: vec![ip.parse().unwrap()],
+            ..Pod::default()
+        };
+        snapshot.pods[0].node = "n1".to_owned();
+        snapshot.pods.extend([client("n1", "10.0.0.8"), client("n2", "10.0.0.9")]);
+        for (from, expected) in [("10.0.0.8", "10.0.0.1:1053"), ("10.0.0.9", "169.254.20.10:53")] {
+            let asked = parse(&snapshot, from, "169.254.20.10:53").unwrap();
+            assert_eq!(format!("{}:{}", asked.destination, asked.port), expected, "{from}");
+        }
         snapshot.pods.clear();
         let error = parse(&snapshot, "10.9.9.9", "10.96.0.1:80").unwrap_err();
         assert!(error.contains("shop/web") && error.contains("no backend"), "{error}");
