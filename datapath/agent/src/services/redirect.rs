@@ -104,6 +104,17 @@ fn redirect_address(
         tell(format!("{ip} port {} is served for {owner} already", port.port));
         return;
     }
+    // No service's port has such a name.
+    let id = PortId {
+        namespace: policy.namespace.clone(),
+        service: policy.name.clone(),
+        port: format!("localRedirect-{}", port.port),
+        protocol: port.protocol,
+    };
+    if ports.contains_key(&id) {
+        tell("is defined more than once; the first definition counts".to_owned());
+        return;
+    }
     let Some(number) = policy.backend_port(port, of) else { return };
     let local = backends(pods, ip.is_ipv4(), number);
     let mut made = Port { kind: KIND.to_owned(), ..Port::default() };
@@ -113,13 +124,6 @@ fn redirect_address(
         let candidates = [local.clone(), local];
         made.frontends.insert(key, Frontend { flags: CLUSTER_ONLY, candidates });
     }
-    // No service's port has such a name.
-    let id = PortId {
-        namespace: policy.namespace.clone(),
-        service: policy.name.clone(),
-        port: format!("localRedirect-{}", port.port),
-        protocol: port.protocol,
-    };
     ports.insert(id, made);
 }
 

@@ -74,7 +74,6 @@ fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
         service: "web".to_owned(),
         endpoints,
         ports: vec![SlicePort { name: "http".to_owned(), protocol: 6, port: 8080 }],
-        ..EndpointSlice::default()
     }
 }
 

@@ -308,7 +308,6 @@ mod tests {
                     ..Endpoint::default()
                 }],
                 ports: vec![SlicePort { protocol: 6, port: 8080, ..SlicePort::default() }],
-                ..EndpointSlice::default()
             }],
             ..Snapshot::default()
         }

@@ -105,7 +105,6 @@ fn a_service_leads_to_pods_of_this_node_while_there_are_any() {
 
 #[test]
 fn ports_are_found_by_name() {
-    let two = vec![port("", 6, 443), port("", 6, 80)];
     let of = |frontend, ports| {
         let mut snapshot = both(policy(frontend, ports));
         let https = ServicePort {
@@ -125,7 +124,7 @@ fn ports_are_found_by_name() {
     let named = vec![port("http", 6, 8000), port("https", 6, 8443)];
     assert_eq!(of(web(Vec::new()), named.clone()), (Some(8000), Some(8443), Vec::new()));
     // Only the one that is asked for, whatever it is called.
-    let only = web(vec![two[1].clone()]);
+    let only = web(vec![port("", 6, 80)]);
     assert_eq!(of(only, vec![port("", 6, 9000)]), (Some(9000), None, Vec::new()));
     // The policy's own names count.
     let own = web(vec![port("https", 6, 80), port("http", 6, 443)]);
@@ -176,6 +175,19 @@ fn what_cannot_be_redirected_is_said_and_left_alone() {
         assert_eq!(made, first);
         assert!(problems[0].starts_with("CiliumLocalRedirectPolicy shop/far: "), "{problems:?}");
     }
+}
+
+#[test]
+fn a_policy_that_is_defined_twice_counts_once() {
+    let first = policy(address(vec![port("", 6, 53)]), vec![port("", 6, 1053)]);
+    let other = RedirectFrontend::Address { ip: ip("169.254.20.11"), ports: vec![port("", 6, 53)] };
+    let second = policy(other, vec![port("", 6, 1054)]);
+    let redirects = vec![first.clone(), second];
+    let snapshot = Snapshot { pods: pods(), redirects, ..Snapshot::default() };
+    let alone = Snapshot { redirects: vec![first], ..snapshot.clone() };
+    let (made, problems) = desired(&snapshot, &here());
+    assert_eq!(made, desired(&alone, &here()).0);
+    assert!(problems[0].contains("more than once"), "{problems:?}");
 }
 
 #[test]
