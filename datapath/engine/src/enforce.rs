@@ -21,16 +21,17 @@ use datapath_abi::policy::{
 };
 
 use datapath_abi::service::{
-    NAT_NONE, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
+    MARK, NAT_NONE, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
 };
 
 use crate::account::{self, CREATED, Counted, Done, EXISTS, TRIES};
 use crate::cells::{Cell, ConnCells, Judged};
+use crate::dsr;
 use crate::host::{Frame, Host};
 use crate::key;
 use crate::nat::{self, Change};
 use crate::packet::Packet;
-use crate::parse::{self, Fragment, ICMP, ICMPV6, Unparsed};
+use crate::parse::{self, Fragment, ICMP, ICMPV6, IPIP, IPV6, Unparsed};
 use crate::policy::{self, Question, Tables};
 use crate::service::Services;
 use crate::tcp;
@@ -39,7 +40,7 @@ use case::{Asked, Ruling};
 pub use case::{Case, Seen};
 
 mod case;
-mod icmp;
+pub(crate) mod icmp;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +148,7 @@ pub fn pass_known<H: Enforcer>(host: &H, seen: &mut Seen, change: &mut Change) -
 }
 
 /// A packet of a connection whose destination is translated, on ingress. 0 where the translation is not to be used.
+/// Where another node has forwarded it, `change` says by its address to which backend.
 #[inline(never)]
 fn pass_to_stack<H: Enforcer>(
     host: &H,
@@ -155,6 +157,7 @@ fn pass_to_stack<H: Enforcer>(
     cells: &ConnCells<H::Shared>,
 ) -> u32 {
     let ports = cells.stack_ports.get();
+    let agrees = dsr::agrees(seen, &change.address, cells);
     *change = Change {
         old_address: seen.headers.destination,
         address: cells.stack_addr(),
@@ -165,7 +168,7 @@ fn pass_to_stack<H: Enforcer>(
         kind: u32::from(Judged(cells.judged.get()).nat()),
         ..Change::NONE
     };
-    if !nat::is_alive(host, seen, cells) {
+    if !agrees || !nat::is_alive(host, seen, cells) {
         return black_box(0);
     }
     black_box(count(host, seen, cells));
@@ -354,6 +357,9 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
     let from_ingress = client == key.path();
     let is_host = subject.flags & SUBJECT_HOST != 0;
     let is_client = from_ingress ^ is_host;
+    if is_host && is_forwarded(host, &case.seen) {
+        return false;
+    }
     let peer_is_low = (client == 0) ^ is_client;
     if is_host {
         case.asked.peer = select(key, !peer_is_low);
@@ -369,6 +375,14 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
         peer: select(key, peer_is_low),
     };
     true
+}
+
+/// Whether the packet is another's, which this node sends on encapsulated: it is judged where it arrives.
+#[inline(always)]
+fn is_forwarded<H: Enforcer>(host: &H, seen: &Seen) -> bool {
+    seen.frame.hook == iface::EGRESS
+        && matches!(seen.headers.protocol, IPIP | IPV6)
+        && host.mark() & MARK != 0
 }
 
 /// Asks the policy. Out of line: rare, and it needs a stack of its own.

@@ -18,6 +18,7 @@ pub mod answer;
 #[cfg(target_has_atomic = "8")]
 pub mod atomics;
 pub mod cells;
+pub mod dsr;
 pub mod enforce;
 pub mod host;
 pub mod key;

@@ -25,6 +25,7 @@ const SIZES: ServiceSizes = ServiceSizes {
     source_ranges: 16,
     clients: 1,
     interfaces: 1,
+    locals: 64,
     prefixes: 1,
     translations: 1,
 };

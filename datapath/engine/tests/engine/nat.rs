@@ -277,7 +277,8 @@ impl Node {
 
     fn pass(&self, ifindex: u32, hook: u32, bytes: &[u8]) -> Result<Vec<u8>, Fate> {
         let length = bytes.len() as u32;
-        let frame = Frame { ifindex, hook, length, segments: 0, link_header: 14, ethertype: 0 };
+        let frame =
+            Frame { ifindex, hook, length, segments: 0, link_header: 14, ethertype: 0, outer: 0 };
         let mut change = Change::NONE;
         match enforce(&Slice(bytes), self, &frame, &mut change) {
             Fate::Pass => Ok(bytes.to_vec()),

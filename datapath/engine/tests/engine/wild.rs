@@ -80,7 +80,8 @@ impl Wild {
     /// An Ethernet frame, of which `paged` bytes cannot be read.
     pub(crate) fn enforce(&self, bytes: &[u8], hook: u32, paged: u32, segments: u32) {
         let length = bytes.len() as u32 + paged;
-        let frame = Frame { ifindex: 7, hook, length, segments, link_header: 14, ethertype: 0 };
+        let frame =
+            Frame { ifindex: 7, hook, length, segments, link_header: 14, ethertype: 0, outer: 0 };
         let fate = enforce(&Slice(bytes), self, &frame, &mut { Change::NONE });
         let (frames, total) = self.sim.seen.get();
         self.sim.seen.set((frames + 1, total + u64::from(length)));
