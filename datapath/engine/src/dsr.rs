@@ -239,7 +239,7 @@ fn has_named<H: Enforcer>(host: &H, case: &Case) -> u32 {
 fn unwrap(case: &mut Case) -> Done {
     let Case { seen, nat, .. } = case;
     let outer = nat.named.outer;
-    seen.frame.outer = outer;
+    seen.frame.outer = outer as u16;
     seen.headers.network_offset = seen.headers.network_offset.wrapping_sub(outer);
     seen.headers.transport_offset = seen.headers.transport_offset.wrapping_sub(outer as u16);
     nat.change.address = nat.named.address;

@@ -30,7 +30,7 @@ use crate::dsr;
 use crate::host::{Frame, Host};
 use crate::key;
 use crate::nat::{self, Change};
-use crate::packet::Packet;
+use crate::packet::{Packet, Without};
 use crate::parse::{self, Fragment, ICMP, ICMPV6, IPIP, IPV6, Unparsed};
 use crate::policy::{self, Question, Tables};
 use crate::service::Services;
@@ -82,19 +82,33 @@ pub fn enforce<P: Packet, H: Enforcer>(
     frame: &Frame,
     change: &mut Change,
 ) -> Fate {
-    let mut seen = Seen { frame: *frame, ..Seen::NONE };
-    let Frame { link_header, ethertype, length, .. } = *frame;
-    if let Err(why) = parse::frame_into(packet, link_header, ethertype, length, &mut seen.headers) {
-        return enforce_unparsed(host, frame, why);
-    }
-    locate(host, &mut seen);
-    if let Some(fate) = pass_known(host, &mut seen, change) {
-        return fate;
-    }
-    let mut case = Case { seen, ..Case::NONE };
-    let fate = enforce_case(packet, host, &mut case);
+    let mut case = Case { seen: Seen { frame: *frame, ..Seen::NONE }, ..Case::NONE };
+    let fate = enforce_in(packet, host, &mut case);
     *change = case.nat.change;
     fate
+}
+
+/// As [`enforce`], for the frame in `case`; what is said about it stays there.
+pub fn enforce_in<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
+    let frame = case.seen.frame;
+    let Frame { link_header, ethertype, length, .. } = frame;
+    let parsed = parse::frame_into(packet, link_header, ethertype, length, &mut case.seen.headers);
+    if let Err(why) = parsed {
+        return enforce_unparsed(host, &frame, why);
+    }
+    locate(host, &mut case.seen);
+    if dsr::is_encapsulated(&case.seen) && dsr::admit(packet, host, case) {
+        let inner = Without { packet, at: link_header, bytes: case.seen.frame.outer.into() };
+        return enforce_located(&inner, host, case);
+    }
+    enforce_located(packet, host, case)
+}
+
+fn enforce_located<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
+    match pass_known(host, &mut case.seen, &mut case.nat.change) {
+        Some(fate) => fate,
+        None => enforce_case(packet, host, case),
+    }
 }
 
 /// Frames of other protocols than IP pass. IP that contradicts itself does not, where there is policy
@@ -283,7 +297,11 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
                     // Another CPU was faster: its entry is there now.
                     EXISTS => black_box(nat::withdraw(host, case, false)),
                     _ if case.nat.kind == u32::from(NAT_NONE) => return Fate::Pass,
-                    _ => black_box(nat::withdraw(host, case, true)),
+                    // It is counted already, as one for which there was no room.
+                    _ => {
+                        black_box(nat::withdraw(host, case, true));
+                        return Fate::Refuse;
+                    }
                 },
             };
         }

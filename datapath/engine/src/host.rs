@@ -20,11 +20,11 @@ pub struct Frame {
     /// Length of the link header in bytes: [`ETHERNET`](crate::parse::ETHERNET), or 0 on a layer 3
     /// device.
     pub link_header: u32,
-    /// Bytes of an outer header that were taken off (see [`dsr`](crate::dsr)): they are part of `length`, and not there any
-    /// more.
-    pub outer: u32,
     /// EtherType by the kernel (`skb->protocol`), host order: all there is on a layer 3 device.
     pub ethertype: u16,
+    /// Bytes of an outer header that were taken off (see [`dsr`](crate::dsr)): they are part of `length`, and not there any
+    /// more.
+    pub outer: u16,
 }
 
 /// Why the connection table did not take a new entry.

@@ -458,6 +458,10 @@ pub(crate) fn adopt<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H:
             host.remove_translation(&old);
         }
     }
+    // Half of it was seen to close, which is all that is ever seen of it: so that it is counted as another one.
+    if judged.nat() == NAT_DSR && begins(&case.seen.headers) {
+        cells.state.set(STATE_CLOSED);
+    }
     let nat = &case.nat;
     cells.judged.set(Judged::new(judged.revision(), judged.verdict(), NAT_NONE).0);
     let (address, port, peer_port) = nat.stack_side(&case.seen);
