@@ -18,12 +18,13 @@ use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::btf_map;
-use datapath_abi::service::MARK;
+use datapath_abi::service::{MARK, NODE};
 use datapath_engine::dsr::{LEAST, OuterV4, OuterV6, admit, give_back, outer_of};
 use datapath_engine::parse::{IPIP, IPV6};
-use datapath_engine::{Case, Packet, Services};
+use datapath_engine::{Case, Packet, Seen, Services};
 
 use crate::enforce::CASE;
+use crate::service::SERVED;
 use crate::skb::{Skb, Whole};
 
 /// The packet is to be forwarded: no verdict of a tc program.
@@ -122,9 +123,10 @@ fn find_way(skb: Skb, case: &mut Case) -> u32 {
     route.ifindex = case.seen.frame.ifindex;
     route.__bindgen_anon_1.tot_len = length as u16;
     let to = words(&case.nat.change.address);
-    let Some(own) = own(skb, case.seen.frame.ifindex, headers.version) else {
+    let Some(own) = own(case.seen.frame.ifindex, headers.version) else {
         return black_box(0);
     };
+    let own = words(own);
     if headers.version == 4 {
         route.family = AF_INET;
         route.l4_protocol = IPIP;
@@ -154,11 +156,26 @@ fn find_way(skb: Skb, case: &mut Case) -> u32 {
     }
 }
 
+/// The node's address at the interface where the packet goes out, if others know it; else where it came in.
+#[inline(always)]
+fn source(skb: Skb, seen: &Seen, interface: u32) -> Option<&'static [u8; 16]> {
+    let near = own(seen.frame.ifindex, seen.headers.version);
+    if interface == seen.frame.ifindex {
+        return near;
+    }
+    match own(interface, seen.headers.version) {
+        Some(far) if skb.prefix(far) & NODE != 0 => Some(far),
+        _ => near,
+    }
+}
+
 /// The node's address at an interface.
 #[inline(always)]
-fn own(skb: Skb, interface: u32, version: u8) -> Option<[u32; 4]> {
-    let served = skb.served(interface)?;
-    Some(words(if version == 4 { &served.v4 } else { &served.v6 }))
+fn own(interface: u32, version: u8) -> Option<&'static [u8; 16]> {
+    let served = SERVED.get_ptr(interface)?;
+    // SAFETY: as in `service`.
+    let served = unsafe { &*served };
+    Some(if version == 4 { &served.v4 } else { &served.v6 })
 }
 
 /// Puts an outer header in front of the packet; 0 where it could not be done.
@@ -169,12 +186,10 @@ fn encapsulate(skb: Skb, case: &Case, interface: u32) -> u32 {
     let Some(first) = Whole(skb).load::<4>(at) else {
         return black_box(0);
     };
-    let near = own(skb, case.seen.frame.ifindex, headers.version);
-    // The address where it goes out, if that is one of the node's own interfaces.
-    let source = match own(skb, interface, headers.version) {
-        Some(far) if far[3] != 0 => far,
-        _ => near.unwrap_or_default(),
+    let Some(source) = source(skb, &case.seen, interface) else {
+        return black_box(0);
     };
+    let source = words(source);
     let to = words(&case.nat.change.address);
     let length = headers.header_bytes + headers.payload_bytes;
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {

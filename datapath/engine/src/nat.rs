@@ -10,8 +10,8 @@ use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED, STATE_FIN_WAIT};
 use datapath_abi::iface;
 use datapath_abi::service::{
     ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
-    NAT_DESTINATION, NAT_DSR, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, ORIGIN_NO_TRANSLATION,
-    Served, Translation, UPLINK,
+    NAT_DESTINATION, NAT_DSR, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, NODE,
+    ORIGIN_NO_TRANSLATION, Served, Translation, UPLINK,
 };
 
 use crate::account::Done;
@@ -227,7 +227,8 @@ fn can_forward<H: Enforcer>(host: &H, seen: &Seen) -> u32 {
     };
     let own = if seen.headers.version == 4 { &served.v4 } else { &served.v6 };
     let plain = seen.headers.network_offset == seen.frame.link_header;
-    black_box(u32::from(u128::from_ne_bytes(*own) != 0 && plain))
+    // Others take it from a node alone.
+    black_box(u32::from(plain && host.prefix(own) & NODE != 0))
 }
 
 /// The connection's other side is where its backend is: nothing is entered for it here.

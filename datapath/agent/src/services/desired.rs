@@ -10,7 +10,10 @@ use datapath_abi::service::{
 };
 use datapath_policy::{Cidr, octets};
 
-use crate::control::{Algorithm, Endpoint, Pod, Service, ServicePort, Snapshot, Spread, Target};
+use super::forwarding;
+use crate::control::{
+    Algorithm, Endpoint, Forwarding, Pod, Service, ServicePort, Snapshot, Spread, Target,
+};
 
 /// Where things are on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(crate) struct Here {
     pub(crate) pods: BTreeSet<IpAddr>,
     /// How a backend is chosen where the service does not say.
     pub(crate) algorithm: Algorithm,
+    /// How a backend on another node is reached where the service does not say.
+    pub(crate) forwarding: Forwarding,
 }
 
 /// A service's port, by name.
@@ -45,6 +50,10 @@ pub(crate) struct Port {
     pub(crate) frontends: BTreeMap<FrontendKey, Frontend>,
     pub(crate) affinity: u32,
     pub(crate) source_ranges: Vec<Cidr>,
+    /// The port on every node; 0 without one.
+    pub(crate) node_port: u16,
+    /// Why it is not forwarded directly, although that was asked for: sentences.
+    pub(crate) obstacles: Vec<String>,
 }
 
 /// An address of a service's port.
@@ -99,6 +108,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
                 protocol: port.protocol,
             };
             let mut made = service_port(service, port, &endpoints, here, zone);
+            forwarding::choose(&mut made, service, port, here, snapshot);
             if place == 0 {
                 // At its other ports nobody listens, and clients are told so.
                 let others = |ip: &IpAddr| {
@@ -117,7 +127,10 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
     for pod in snapshot.pods.iter().filter(|pod| pod.is_endpoint()).filter(of_here) {
         host_ports(pod, here, &mut ports);
     }
-    let problems = settle(&mut ports);
+    let mut problems = settle(&mut ports);
+    for (id, port) in &ports {
+        problems.extend(port.obstacles.iter().map(|why| format!("{id}: {why}")));
+    }
     (ports, problems)
 }
 

@@ -11,13 +11,19 @@ use super::*;
 fn forwarding(seed: u64) -> Node {
     let mut node = Node::new(seed, (40_000, 50_000));
     node.frontends.values_mut().for_each(|frontend| frontend.flags = DSR);
+    node.nodes = nodes();
     node
+}
+
+/// The first node's addresses.
+fn nodes() -> Vec<IpAddr> {
+    ["192.168.0.1", "fd99::1"].map(|text| text.parse().unwrap()).into()
 }
 
 /// All backends are here.
 fn answering(seed: u64) -> Node {
     let mut node = Node::new(seed, (40_000, 50_000));
-    node.nodes = ["192.168.0.1", "fd99::1"].map(|text| text.parse().unwrap()).into();
+    node.nodes = nodes();
     node.frontends.clear();
     for (index, backend) in node.backends.iter_mut().enumerate() {
         backend.flags |= LOCAL;
@@ -118,6 +124,9 @@ fn what_it_cannot_forward_it_masquerades() {
     let mut nameless = forwarding(1);
     nameless.served[1].v4 = [0; 16];
     assert_eq!(kind(&nameless, WORLD), NAT_OUTSIDE);
+    let mut unknown = forwarding(1);
+    unknown.nodes.clear();
+    assert_eq!(kind(&unknown, WORLD), NAT_OUTSIDE);
 }
 
 #[test]
