@@ -120,6 +120,35 @@ fn much_data_goes_and_every_packet_is_counted() {
 }
 
 #[test]
+fn segments_may_be_cut_and_joined_on_the_way() {
+    let site = Site::new("dsrg");
+    serve_all(&site);
+    let set = |role: &str, device: &str, what: &[&str]| {
+        let ns = site.ns(role);
+        let mut all = vec!["netns", "exec", &ns, "ethtool", "-K", device];
+        all.extend(what);
+        ip(&all);
+    };
+    let none = ["tso", "off", "gso", "off", "tx", "off"];
+    for (role, device, what) in [
+        // Node a has to cut what it has encapsulated, and node b joins it.
+        ("a", "up0", &none[..]),
+        ("b", "up0", &["gro", "on"]),
+        // What node b has taken out it has to cut.
+        ("b", "pod0", &none),
+        ("client", "eth0", &none),
+        ("a", "up0", &["gro", "on"]),
+    ] {
+        set(role, device, what);
+        for v6 in [false, true] {
+            let (name, seen) = ask(&site.ns("client"), vip(v6), 4 << 20).unwrap();
+            assert_eq!((name.as_str(), seen.ip()), ("pod", client(v6)), "{role} {device}");
+        }
+    }
+    assert_eq!((counters(&site.a).no_route, counters(&site.b).failed), (0, 0));
+}
+
+#[test]
 fn clients_are_told_what_is_too_big() {
     let site = Site::new("dsrm");
     serve_all(&site);
