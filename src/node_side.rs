@@ -57,6 +57,11 @@ pub struct Args {
     /// How a backend is chosen where the service does not say (annotation `service.cilium.io/lb-algorithm`).
     #[arg(long, value_enum, value_name = "HOW", default_value_t = LbAlgorithm::Random)]
     pub lb_algorithm: LbAlgorithm,
+    /// How what clients outside send to a service gets to a backend on another node, where the service does not say
+    /// (annotation `service.cilium.io/forwarding-mode`): with this node's address, or encapsulated (IP in IP), so that
+    /// the other node answers the client itself. The same on every node, and all of them must be known as Nodes.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = LbMode::Snat)]
+    pub lb_mode: LbMode,
     /// Slots of a service's Maglev table: a prime, a hundred times as large as the number of its backends.
     #[arg(long, value_name = "N", default_value_t = 1021, value_parser = maglev_size)]
     pub maglev_table_size: u32,
@@ -217,6 +222,11 @@ impl Args {
                 LbAlgorithm::Random => agent::control::Algorithm::Random,
                 LbAlgorithm::Maglev => agent::control::Algorithm::Maglev,
             },
+            forwarding: match self.lb_mode {
+                LbMode::Snat => agent::control::Forwarding::Snat,
+                LbMode::Dsr => agent::control::Forwarding::Dsr,
+                LbMode::Hybrid => agent::control::Forwarding::Hybrid,
+            },
             maglev_size: self.maglev_table_size,
             sockets: match self.socket_services {
                 SocketsOf::Off => agent::services::Sockets::Off,
@@ -279,6 +289,17 @@ pub enum LbAlgorithm {
     Random,
     /// By the connection's hash, the same on all nodes.
     Maglev,
+}
+
+/// How what comes from outside gets to a backend on another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LbMode {
+    /// With this node's address: answers come back here.
+    Snat,
+    /// Encapsulated: the other node answers the client (direct server return).
+    Dsr,
+    /// TCP as `dsr`, everything else as `snat`.
+    Hybrid,
 }
 
 fn maglev_size(text: &str) -> Result<u32, String> {

@@ -192,14 +192,18 @@ fn details(ports: &[ServedPort]) -> String {
     for port in ports {
         let _ = writeln!(
             out,
-            "{}/{} {} ({}, id {}), {}",
+            "{}/{} {} ({}, id {}), {}, {}",
             harmless(&port.namespace),
             harmless(&port.name),
             harmless(&label(port)),
             harmless(&port.kind),
             port.number,
-            port.algorithm
+            port.algorithm,
+            port.forwarding
         );
+        for why in &port.obstacles {
+            let _ = writeln!(out, "  {}", harmless(why));
+        }
         if port.affinity_seconds > 0 {
             let _ = writeln!(out, "  a client keeps its backend for {} s", port.affinity_seconds);
         }

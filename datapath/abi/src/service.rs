@@ -28,7 +28,11 @@ pub const SOURCE_RANGES: &str = "source_ranges";
 pub const AFFINITY: &str = "affinity";
 /// Map name: hash of interface index (`u32`) → [`Served`]. Nothing is translated at an interface without an entry.
 pub const SERVED: &str = "served";
-/// Map name: longest-prefix trie of [`Prefix`](crate::policy::Prefix) → `u32`, bits [`MASQUERADED`] and [`NATIVE`].
+/// Map name: hash of [`LocalKey`] → `u32`, indices into [`BACKENDS`]: where packets go that another node has forwarded
+/// (direct server return).
+pub const LOCALS: &str = "local_backends";
+/// Map name: longest-prefix trie of [`Prefix`](crate::policy::Prefix) → `u32`, bits [`MASQUERADED`], [`NATIVE`] and
+/// [`NODE`].
 pub const PREFIXES: &str = "masquerade";
 /// Map name: array of one [`ServiceSettings`].
 pub const SETTINGS: &str = "service_settings";
@@ -100,8 +104,9 @@ pub const RANGED: u32 = 2;
 pub const HASHED: u32 = 4;
 /// Without candidates packets are dropped and not answered, by scope: `1 << 4` internal, `1 << 5` external.
 pub const SILENT: u32 = 1 << 4;
-/// The client's address decides alone about its backend ([`HASHED`]), not its port.
-pub const BY_ADDRESS: u32 = 1 << 6;
+/// Direct server return: what a client from outside sends to a backend on another node is encapsulated and not
+/// masqueraded, and that node answers the client itself.
+pub const DSR: u32 = 1 << 7;
 
 layout! {
     /// An endpoint of a service's port.
@@ -123,6 +128,24 @@ pub const CHOSEN: u16 = 1;
 pub const LOCAL: u16 = 2;
 /// What goes there may go on.
 pub const ALIVE: u16 = 4;
+
+layout! {
+    /// A backend on this node, as another node names it: by its address alone.
+    #[repr(align(8))]
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct LocalKey {
+        /// The backend's address.
+        pub address: [u8; 16],
+        /// The service's port; 0 for a NodePort, whose frontend is an address of that other node's.
+        pub service: u32,
+        /// The NodePort; 0 where there is a service.
+        pub port: u16,
+        /// And its protocol.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    } = 24
+}
 
 layout! {
     /// A prefix of clients that a service's port takes.
@@ -188,6 +211,8 @@ pub const MASQUERADE: u32 = 4;
 pub const MASQUERADED: u32 = 1;
 /// Destinations that reach pods by their own addresses.
 pub const NATIVE: u32 = 2;
+/// A node of the cluster: what it forwards by encapsulation is taken from it.
+pub const NODE: u32 = 4;
 
 layout! {
     /// What holds for all services.
@@ -231,9 +256,12 @@ pub const NAT_DESTINATION: u8 = 1;
 pub const NAT_SOURCE: u8 = 2;
 /// As [`NAT_DESTINATION`], by a client from outside: what leaves the host again is masqueraded.
 pub const NAT_OUTSIDE: u8 = 3;
+/// The client's packets come in, and go on encapsulated to the backend on another node: that node translates them, and
+/// answers the client. There is no [`Translation`].
+pub const NAT_DSR: u8 = 4;
 
 /// Set in `skb->mark` of packets that were balanced at an uplink: if they leave by an uplink, they are masqueraded, so
-/// that answers come back here.
+/// that answers come back here. Where they are encapsulated, host policy has nothing to say of them.
 pub const MARK: u32 = 1 << 21;
 
 layout! {
@@ -256,7 +284,15 @@ layout! {
         pub failed: u64,
         /// Sockets that were connected to a backend at once.
         pub sockets: u64,
-    } = 64
+        /// Connections that were forwarded to another node, which answers the client.
+        pub dsr: u64,
+        /// Connections of clients that another node has forwarded here.
+        pub dsr_arrived: u64,
+        /// Not forwarded: longer, once encapsulated, than the way to the backend takes. The client was told.
+        pub too_big: u64,
+        /// Not forwarded: no way to the backend, or the kernel could not encapsulate the packet.
+        pub no_route: u64,
+    } = 96
 }
 
 layout! {

@@ -23,7 +23,8 @@ mod workload;
 pub use manifests::Manifests;
 pub use redirect::{LocalRedirect, RedirectFrontend};
 pub use service::{
-    Algorithm, Endpoint, EndpointSlice, HostPort, Service, ServicePort, SlicePort, Spread, Target,
+    Algorithm, Endpoint, EndpointSlice, Forwarding, HostPort, Service, ServicePort, SlicePort,
+    Spread, Target,
 };
 
 /// Knows the cluster.

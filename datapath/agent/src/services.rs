@@ -8,17 +8,18 @@ use std::sync::{Arc, OnceLock};
 
 use datapath_abi::policy::Prefix;
 use datapath_abi::service::{
-    FROM_POD, MASQUERADE, MASQUERADED, NATIVE, Served, ServiceSettings, UPLINK,
+    FROM_POD, MASQUERADE, MASQUERADED, NATIVE, NODE, Served, ServiceSettings, UPLINK,
 };
 use datapath_loader::{Error, ServiceSizes, ServiceTables};
 use datapath_policy::{Cidr, octets};
 use parking_lot::RwLock;
 
-use crate::control::{Algorithm, Snapshot};
+use crate::control::{Algorithm, Forwarding, Snapshot};
 use crate::words::words;
 
 pub(crate) mod book;
 pub(crate) mod desired;
+pub(crate) mod forwarding;
 pub(crate) mod health;
 pub mod maglev;
 mod redirect;
@@ -40,6 +41,8 @@ pub struct Options {
     pub enabled: bool,
     /// How a backend is chosen where the service does not say.
     pub algorithm: Algorithm,
+    /// How a backend on another node is reached where the service does not say.
+    pub forwarding: Forwarding,
     /// Slots of a Maglev table: one of [`maglev::SIZES`].
     pub maglev_size: u32,
     /// Seed of Maglev's hash: the same on all nodes.
@@ -127,6 +130,7 @@ impl Default for Options {
         Self {
             enabled: true,
             algorithm: Algorithm::Random,
+            forwarding: Forwarding::Snat,
             maglev_size: 1021,
             maglev_seed: 0x7765_6972,
             masquerade: false,
@@ -206,6 +210,7 @@ impl Servicer {
             addresses: addresses.filter(|ip| !ip.is_loopback() && !is_link_local(ip)).collect(),
             pods: roles.local_pods.clone(),
             algorithm: self.options.algorithm,
+            forwarding: self.options.forwarding,
         };
         let (desired, problems) = desired::desired(snapshot, &here);
         let hashing = Hashing { size: self.options.maglev_size, seed: self.options.maglev_seed };
@@ -223,7 +228,7 @@ impl Servicer {
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
         written?;
         self.end_sockets(&changes);
-        self.place(snapshot, &roles).map_err(|error| words(&error))?;
+        self.place(snapshot, node, &roles).map_err(|error| words(&error))?;
         self.latest = Some(Latest { snapshot: Arc::clone(snapshot), roles });
         Ok(Some(Updated { problems, new_frontends: std::mem::take(&mut self.new_frontends) }))
     }
@@ -263,7 +268,7 @@ impl Servicer {
 
     /// What is done at which interface, and what masquerading knows. Prefixes before interfaces: a packet that is
     /// masqueraded is so by all of them.
-    fn place(&mut self, snapshot: &Snapshot, roles: &Roles) -> Result<(), Error> {
+    fn place(&mut self, snapshot: &Snapshot, node: &str, roles: &Roles) -> Result<(), Error> {
         let settings = ServiceSettings {
             port_min: self.options.ports.0,
             port_max: self.options.ports.1,
@@ -280,7 +285,7 @@ impl Servicer {
         let prefix = |(length, address): (u32, [u8; 16])| Prefix { length, address };
         let put: Vec<_> = put.into_iter().map(|(key, bits)| (prefix(key), bits)).collect();
         self.tables.put_prefixes(&put)?;
-        let served = self.served_of(roles);
+        let served = self.served_of(snapshot, node, roles);
         let (put, unserved) = difference(&self.served, &served);
         self.tables.put_served(&put)?;
         self.tables.remove_served(&unserved)?;
@@ -291,7 +296,9 @@ impl Servicer {
         Ok(())
     }
 
-    fn served_of(&self, roles: &Roles) -> BTreeMap<u32, Served> {
+    fn served_of(&self, snapshot: &Snapshot, node: &str, roles: &Roles) -> BTreeMap<u32, Served> {
+        let known = snapshot.nodes.iter().filter(|known| known.name == node);
+        let known: BTreeSet<&IpAddr> = known.flat_map(|known| &known.addresses).collect();
         let none = [0; 16];
         let pod = Served { flags: FROM_POD, pad: 0, v4: none, v6: none };
         let mut served: BTreeMap<u32, Served> =
@@ -299,7 +306,10 @@ impl Servicer {
         for (ifindex, addresses) in &roles.uplinks {
             let first = |v4: bool| {
                 let usable = |ip: &&IpAddr| ip.is_ipv4() == v4 && !is_link_local(ip);
-                addresses.iter().find(usable).map_or(none, |ip| octets(*ip))
+                // One by which other nodes know this one, if there is any.
+                let of_node = addresses.iter().filter(usable).find(|ip| known.contains(ip));
+                let chosen = of_node.or_else(|| addresses.iter().find(usable));
+                chosen.map_or(none, |ip| octets(*ip))
             };
             let masquerade = if self.options.masquerade { MASQUERADE } else { 0 };
             let flags = UPLINK | masquerade;
@@ -310,20 +320,20 @@ impl Servicer {
 
     fn prefixes_of(&self, snapshot: &Snapshot, roles: &Roles) -> BTreeMap<(u32, [u8; 16]), u32> {
         let mut found = BTreeMap::new();
-        if !self.options.masquerade {
-            return found;
-        }
         let mut add = |cidr: Cidr, bits: u32| {
             let prefix = cidr.prefix();
             *found.entry((prefix.length, prefix.address)).or_insert(0) |= bits;
         };
-        let pods = snapshot.pods.iter().filter(|pod| pod.is_endpoint());
-        pods.flat_map(|pod| &pod.ips).for_each(|ip| add(Cidr::host(*ip), NATIVE));
         snapshot
             .nodes
             .iter()
             .flat_map(|node| &node.addresses)
-            .for_each(|ip| add(Cidr::host(*ip), NATIVE));
+            .for_each(|ip| add(Cidr::host(*ip), NATIVE | NODE));
+        if !self.options.masquerade {
+            return found;
+        }
+        let pods = snapshot.pods.iter().filter(|pod| pod.is_endpoint());
+        pods.flat_map(|pod| &pod.ips).for_each(|ip| add(Cidr::host(*ip), NATIVE));
         self.options.native.iter().for_each(|cidr| add(*cidr, NATIVE));
         roles.local_pods.iter().for_each(|ip| add(Cidr::host(*ip), MASQUERADED | NATIVE));
         found
@@ -354,9 +364,11 @@ fn apply(tables: &ServiceTables, changes: &Changes) -> Result<(), Error> {
     for (start, slots) in joined(&changes.slots) {
         tables.write_slots(start, &slots)?;
     }
+    tables.put_locals(&changes.locals)?;
     tables.put_source_ranges(&changes.source_ranges)?;
     tables.put_frontends(&changes.frontends)?;
     tables.remove_frontends(&changes.gone_frontends)?;
+    tables.remove_locals(&changes.gone_locals)?;
     if changes.freed || !changes.gone_source_ranges.is_empty() {
         tables.barrier()?;
         let gone: Vec<_> = changes.gone_backends.iter().map(|index| (*index, NO_BACKEND)).collect();

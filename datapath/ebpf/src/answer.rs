@@ -67,9 +67,16 @@ pub(crate) fn answer(skb: Skb) -> i32 {
     // SAFETY: the context of a tc program.
     let tagged = unsafe { (*skb.0).vlan_present != 0 };
     let by_service = case.nat.refused != 0;
-    let wanted = if by_service { case.nat.silent == 0 } else { flags & DENY_RESPONSE != 0 };
-    let kind =
-        if by_service { Kind::UNREACHABLE } else { Kind::prohibited(flags & DENY_RESET != 0) };
+    let too_big = case.nat.mtu != 0;
+    let wanted =
+        if by_service { case.nat.silent == 0 } else { too_big || flags & DENY_RESPONSE != 0 };
+    let kind = if by_service {
+        Kind::UNREACHABLE
+    } else if too_big {
+        Kind::too_big(case.nat.mtu)
+    } else {
+        Kind::prohibited(flags & DENY_RESET != 0)
+    };
     if !wanted || tagged || !fill(&Whole(skb), seen, kind, answer) {
         return black_box(TC_ACT_SHOT);
     }

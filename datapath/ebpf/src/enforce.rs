@@ -8,10 +8,13 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use datapath_abi::iface::{EGRESS, INGRESS};
+use datapath_abi::service::NAT_DSR;
+use datapath_engine::dsr::is_encapsulated;
 use datapath_engine::parse::{ETHERNET, Unparsed};
 use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known};
 
 use crate::answer;
+use crate::dsr;
 use crate::observe::parse_from;
 use crate::rewrite::rewrite;
 use crate::skb::{Skb, Whole};
@@ -59,7 +62,12 @@ fn enforce(skb: Skb, hook: u32, link_header: u32) -> i32 {
     };
     match parsed {
         Ok(()) if answer::is_ours(skb, seen) => answer::arrived(skb, seen),
-        Ok(()) => enforce_case_of(skb, case),
+        Ok(()) => {
+            if is_encapsulated(seen) {
+                black_box(dsr::arrive(skb));
+            }
+            enforce_case_of(skb, case)
+        }
         Err(why) => match enforce_unparsed(&skb, &seen.frame, why) {
             Fate::Refuse => TC_ACT_SHOT,
             _ => TC_ACT_UNSPEC,
@@ -90,15 +98,28 @@ fn whole(skb: Skb, seen: &mut Seen) -> Result<(), Unparsed> {
 #[inline(always)]
 pub(crate) fn enforce_case_of(skb: Skb, case: &mut Case) -> i32 {
     match pass_known(&skb, &mut case.seen, &mut case.nat.change) {
-        Some(Fate::Change) => return change(skb),
+        Some(Fate::Change) => return changed(skb),
         Some(_) => return TC_ACT_UNSPEC,
         None => {}
     }
     match ask(skb) {
         PASS => TC_ACT_UNSPEC,
-        CHANGE => change(skb),
+        CHANGE => changed(skb),
         _ => answer::answer(skb),
     }
+}
+
+/// What becomes of a packet that is changed.
+#[inline(always)]
+fn changed(skb: Skb) -> i32 {
+    let verdict = change(skb);
+    if verdict == dsr::FORWARD {
+        return match dsr::forward(skb) {
+            dsr::TOO_BIG => answer::answer(skb),
+            verdict => verdict,
+        };
+    }
+    verdict
 }
 
 const PASS: u32 = 0;
@@ -128,5 +149,8 @@ fn change(skb: Skb) -> i32 {
     };
     // SAFETY: as in `enforce`.
     let (seen, change) = unsafe { (&(*case).seen, &(*case).nat.change) };
+    if change.kind == u32::from(NAT_DSR) {
+        return black_box(dsr::FORWARD);
+    }
     black_box(rewrite(skb, seen, change))
 }

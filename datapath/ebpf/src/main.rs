@@ -1,6 +1,6 @@
 //! eBPF programs: hooks and maps that bind the engine to the kernel.
 //!
-//! Only the classifiers of `enforce` may end a packet's way, make its `answer` of it, or `rewrite` its addresses; those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
+//! Only the classifiers of `enforce` may end a packet's way, make its `answer` of it, `rewrite` its addresses, or encapsulate it (`dsr`); those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
 //! mean is in the engine.
 //!
 //! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
@@ -13,6 +13,7 @@ mod answer;
 mod bench;
 mod cells;
 mod drops;
+mod dsr;
 mod enforce;
 mod events;
 mod maps;

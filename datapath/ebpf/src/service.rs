@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_map_lookup_elem};
 use aya_ebpf::macros::btf_map;
 use datapath_abi::conn::ConnKey;
 use datapath_abi::service::{
-    Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, ReplyKey, Served,
+    Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, LocalKey, ReplyKey, Served,
     ServiceCounters, ServiceSettings, Translation,
 };
 use datapath_engine::{Refusal, Services};
@@ -37,6 +37,9 @@ pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, LOADER> = LruHashM
 
 #[btf_map(name = "served")]
 pub(crate) static SERVED: HashMap<u32, Served, LOADER> = HashMap::new();
+
+#[btf_map(name = "local_backends")]
+pub(crate) static LOCALS: HashMap<LocalKey, u32, LOADER> = HashMap::new();
 
 #[btf_map(name = "masquerade")]
 pub(crate) static PREFIXES: LpmTrie<[u8; 16], u32, LOADER> = LpmTrie::new();
@@ -116,6 +119,12 @@ macro_rules! tables {
         #[inline(always)]
         fn backend(&self, index: u32) -> Option<&Backend> {
             BACKENDS.get(index)
+        }
+
+        #[inline(always)]
+        fn local(&self, key: &LocalKey) -> Option<u32> {
+            // SAFETY: copied at once.
+            unsafe { LOCALS.get(key).copied() }
         }
 
         #[inline(always)]

@@ -53,6 +53,7 @@ impl Skb {
             segments: skb.gso_segs,
             link_header,
             ethertype: u16::from_be(skb.protocol as u16),
+            outer: 0,
         }
     }
 

@@ -259,7 +259,7 @@ impl<'a> Counted<'a> {
     #[inline(always)]
     fn extra(&self) -> (u64, u64) {
         let segments = u64::from(self.frame.segments - 1);
-        (segments, segments * u64::from(self.headers.header_bytes))
+        (segments, segments * u64::from(self.headers.header_bytes + u32::from(self.frame.outer)))
     }
 
     #[inline(always)]

@@ -4,8 +4,9 @@
 //! "administratively prohibited" (ICMP type 3 code 13, RFC 1812 5.2.7.1; ICMPv6 type 1 code 1, RFC 4443 3.1), with
 //! the network header and the 8 bytes behind it (RFC 792; RFC 4443 asks for more, which would have answers
 //! larger than what they answer). Where a service has no backend it is "port unreachable" (type 3 code 3; ICMPv6 type 1
-//! code 4), and always a reset, as from a host where nobody listens. Either comes from the address that the packet went
-//! to.
+//! code 4), and always a reset, as from a host where nobody listens. What is too long for the way to a backend on another
+//! node gets "fragmentation needed" (type 3 code 4, RFC 1191) or "packet too big" (ICMPv6 type 2). All come from the address
+//! that the packet went to.
 //!
 //! Never answered (RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4 e): ICMP other than echo requests; resets;
 //! fragments but the first; what went to more than one receiver, or came from no single sender. Nor what has
@@ -40,13 +41,17 @@ const UNREACHABLE_13: u16 = 3 << 8 | 13;
 const UNREACHABLE_3: u16 = 3 << 8 | 3;
 const UNREACHABLE_1: u16 = 1 << 8 | 1;
 const UNREACHABLE_4: u16 = 1 << 8 | 4;
+const FRAGMENTATION_NEEDED: u16 = 3 << 8 | 4;
 
 /// Which answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     /// Whether TCP gets a reset.
     pub reset: u32,
+    /// What the error says of the way's MTU; else 0.
+    mtu: u32,
     code_v4: u8,
+    type_v6: u8,
     code_v6: u8,
 }
 
@@ -80,9 +85,9 @@ pub fn answer<P: Packet>(packet: &P, seen: &Seen, kind: Kind, answer: &mut Answe
     };
     let reset = kind.reset != 0 && seen.headers.protocol == TCP;
     let filled = if ethertype == ETH_IPV4 {
-        answer.fill_v4(packet, &seen.headers, reset, kind.code_v4)
+        answer.fill_v4(packet, &seen.headers, reset, &kind)
     } else {
-        answer.fill_v6(packet, &seen.headers, reset, kind.code_v6)
+        answer.fill_v6(packet, &seen.headers, reset, &kind)
     };
     filled.is_some()
 }
@@ -96,10 +101,14 @@ pub fn is_answer(headers: &Headers) -> bool {
                 && headers.tcp().is_some_and(|header| header.flags & tcp::RST != 0)
         }
         ICMP => {
-            headers.icmp_type == 3 && matches!(headers.source_port, UNREACHABLE_13 | UNREACHABLE_3)
+            let code = headers.source_port;
+            headers.icmp_type == 3
+                && matches!(code, UNREACHABLE_13 | UNREACHABLE_3 | FRAGMENTATION_NEEDED)
         }
         ICMPV6 => {
-            headers.icmp_type == 1 && matches!(headers.source_port, UNREACHABLE_1 | UNREACHABLE_4)
+            headers.icmp_type == 2
+                || headers.icmp_type == 1
+                    && matches!(headers.source_port, UNREACHABLE_1 | UNREACHABLE_4)
         }
         _ => false,
     }
@@ -179,11 +188,17 @@ impl Kind {
     /// To what the policy refused.
     #[inline(always)]
     pub fn prohibited(reset: bool) -> Self {
-        Self { reset: u32::from(reset), code_v4: 13, code_v6: 1 }
+        Self { reset: u32::from(reset), code_v4: 13, code_v6: 1, ..Self::UNREACHABLE }
     }
 
     /// To what a service refused.
-    pub const UNREACHABLE: Self = Self { reset: 1, code_v4: 3, code_v6: 4 };
+    pub const UNREACHABLE: Self = Self { reset: 1, mtu: 0, code_v4: 3, type_v6: 1, code_v6: 4 };
+
+    /// To what is longer than this.
+    #[inline(always)]
+    pub fn too_big(mtu: u32) -> Self {
+        Self { reset: 0, mtu, code_v4: 4, type_v6: 2, code_v6: 0 }
+    }
 }
 
 // === impl Answer ===
@@ -211,7 +226,7 @@ impl Answer {
         packet: &P,
         headers: &Headers,
         reset: bool,
-        code: u8,
+        kind: &Kind,
     ) -> Option<()> {
         const TRANSPORT: usize = LINK + V4;
         const QUOTE: usize = TRANSPORT + 8;
@@ -225,7 +240,7 @@ impl Answer {
             self.reset(TRANSPORT, headers);
             Message::RESET
         } else {
-            self.error(TRANSPORT, packet, headers, V4, [3, code])?;
+            self.error(TRANSPORT, packet, headers, V4, [3, kind.code_v4], kind.mtu)?;
             self.put(TRANSPORT + 2, &checksum(sum(&self.bytes[TRANSPORT..])));
             Message::error(ICMP, V4)
         };
@@ -245,7 +260,7 @@ impl Answer {
         packet: &P,
         headers: &Headers,
         reset: bool,
-        code: u8,
+        kind: &Kind,
     ) -> Option<()> {
         const TRANSPORT: usize = LINK + V6;
         const QUOTE: usize = TRANSPORT + 8;
@@ -258,7 +273,7 @@ impl Answer {
             self.reset(TRANSPORT, headers);
             Message::RESET
         } else {
-            self.error(TRANSPORT, packet, headers, V6, [1, code])?;
+            self.error(TRANSPORT, packet, headers, V6, [kind.type_v6, kind.code_v6], kind.mtu)?;
             let message = Message::error(ICMPV6, V6);
             let sum = sum(&self.bytes[TRANSPORT..]) + pseudo_header(headers, &message);
             self.put(TRANSPORT + 2, &checksum(sum));
@@ -304,12 +319,14 @@ impl Answer {
         packet: &P,
         about: &Headers,
         header: usize,
-        [kind, code]: [u8; 2],
+        type_and_code: [u8; 2],
+        mtu: u32,
     ) -> Option<()> {
         if about.header_bytes + about.payload_bytes < (header + QUOTED) as u32 {
             return None;
         }
-        self.put(at, &[kind, code]);
+        self.put(at, &type_and_code);
+        self.put(at + 4, &mtu.to_be_bytes());
         self.put(at + 8 + header, &packet.load::<QUOTED>(ETHERNET + header as u32)?);
         Some(())
     }

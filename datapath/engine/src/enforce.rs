@@ -21,16 +21,17 @@ use datapath_abi::policy::{
 };
 
 use datapath_abi::service::{
-    NAT_NONE, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
+    MARK, NAT_NONE, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
 };
 
 use crate::account::{self, CREATED, Counted, Done, EXISTS, TRIES};
 use crate::cells::{Cell, ConnCells, Judged};
+use crate::dsr;
 use crate::host::{Frame, Host};
 use crate::key;
 use crate::nat::{self, Change};
-use crate::packet::Packet;
-use crate::parse::{self, Fragment, ICMP, ICMPV6, Unparsed};
+use crate::packet::{Packet, Without};
+use crate::parse::{self, Fragment, ICMP, ICMPV6, IPIP, IPV6, Unparsed};
 use crate::policy::{self, Question, Tables};
 use crate::service::Services;
 use crate::tcp;
@@ -39,7 +40,7 @@ use case::{Asked, Ruling};
 pub use case::{Case, Seen};
 
 mod case;
-mod icmp;
+pub(crate) mod icmp;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,19 +82,33 @@ pub fn enforce<P: Packet, H: Enforcer>(
     frame: &Frame,
     change: &mut Change,
 ) -> Fate {
-    let mut seen = Seen { frame: *frame, ..Seen::NONE };
-    let Frame { link_header, ethertype, length, .. } = *frame;
-    if let Err(why) = parse::frame_into(packet, link_header, ethertype, length, &mut seen.headers) {
-        return enforce_unparsed(host, frame, why);
-    }
-    locate(host, &mut seen);
-    if let Some(fate) = pass_known(host, &mut seen, change) {
-        return fate;
-    }
-    let mut case = Case { seen, ..Case::NONE };
-    let fate = enforce_case(packet, host, &mut case);
+    let mut case = Case { seen: Seen { frame: *frame, ..Seen::NONE }, ..Case::NONE };
+    let fate = enforce_in(packet, host, &mut case);
     *change = case.nat.change;
     fate
+}
+
+/// As [`enforce`], for the frame in `case`; what is said about it stays there.
+pub fn enforce_in<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
+    let frame = case.seen.frame;
+    let Frame { link_header, ethertype, length, .. } = frame;
+    let parsed = parse::frame_into(packet, link_header, ethertype, length, &mut case.seen.headers);
+    if let Err(why) = parsed {
+        return enforce_unparsed(host, &frame, why);
+    }
+    locate(host, &mut case.seen);
+    if dsr::is_encapsulated(&case.seen) && dsr::admit(packet, host, case) {
+        let inner = Without { packet, at: link_header, bytes: case.seen.frame.outer.into() };
+        return enforce_located(&inner, host, case);
+    }
+    enforce_located(packet, host, case)
+}
+
+fn enforce_located<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case) -> Fate {
+    match pass_known(host, &mut case.seen, &mut case.nat.change) {
+        Some(fate) => fate,
+        None => enforce_case(packet, host, case),
+    }
 }
 
 /// Frames of other protocols than IP pass. IP that contradicts itself does not, where there is policy
@@ -147,6 +162,7 @@ pub fn pass_known<H: Enforcer>(host: &H, seen: &mut Seen, change: &mut Change) -
 }
 
 /// A packet of a connection whose destination is translated, on ingress. 0 where the translation is not to be used.
+/// Where another node has forwarded it, `change` says by its address to which backend.
 #[inline(never)]
 fn pass_to_stack<H: Enforcer>(
     host: &H,
@@ -155,6 +171,7 @@ fn pass_to_stack<H: Enforcer>(
     cells: &ConnCells<H::Shared>,
 ) -> u32 {
     let ports = cells.stack_ports.get();
+    let agrees = dsr::agrees(seen, &change.address, cells);
     *change = Change {
         old_address: seen.headers.destination,
         address: cells.stack_addr(),
@@ -165,7 +182,7 @@ fn pass_to_stack<H: Enforcer>(
         kind: u32::from(Judged(cells.judged.get()).nat()),
         ..Change::NONE
     };
-    if !nat::is_alive(host, seen, cells) {
+    if !agrees || !nat::is_alive(host, seen, cells) {
         return black_box(0);
     }
     black_box(count(host, seen, cells));
@@ -280,7 +297,11 @@ pub fn enforce_case<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Cas
                     // Another CPU was faster: its entry is there now.
                     EXISTS => black_box(nat::withdraw(host, case, false)),
                     _ if case.nat.kind == u32::from(NAT_NONE) => return Fate::Pass,
-                    _ => black_box(nat::withdraw(host, case, true)),
+                    // It is counted already, as one for which there was no room.
+                    _ => {
+                        black_box(nat::withdraw(host, case, true));
+                        return Fate::Refuse;
+                    }
                 },
             };
         }
@@ -354,6 +375,9 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
     let from_ingress = client == key.path();
     let is_host = subject.flags & SUBJECT_HOST != 0;
     let is_client = from_ingress ^ is_host;
+    if is_host && is_forwarded(host, &case.seen) {
+        return false;
+    }
     let peer_is_low = (client == 0) ^ is_client;
     if is_host {
         case.asked.peer = select(key, !peer_is_low);
@@ -369,6 +393,14 @@ fn question<H: Enforcer>(host: &H, case: &mut Case) -> bool {
         peer: select(key, peer_is_low),
     };
     true
+}
+
+/// Whether the packet is another's, which this node sends on encapsulated: it is judged where it arrives.
+#[inline(always)]
+fn is_forwarded<H: Enforcer>(host: &H, seen: &Seen) -> bool {
+    seen.frame.hook == iface::EGRESS
+        && matches!(seen.headers.protocol, IPIP | IPV6)
+        && host.mark() & MARK != 0
 }
 
 /// Asks the policy. Out of line: rare, and it needs a stack of its own.

@@ -5,7 +5,8 @@ use datapath_abi::fragment::{FragmentKey, FragmentPorts};
 
 use crate::cells::{ConnCells, Shared};
 
-/// What is known of a frame besides its bytes.
+/// What is known of a frame besides its bytes. Aligned, as [`Headers`](crate::parse::Headers) are.
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
     /// Interface, below 2^23.
@@ -21,6 +22,9 @@ pub struct Frame {
     pub link_header: u32,
     /// EtherType by the kernel (`skb->protocol`), host order: all there is on a layer 3 device.
     pub ethertype: u16,
+    /// Bytes of an outer header that were taken off (see [`dsr`](crate::dsr)): they are part of `length`, and not there any
+    /// more.
+    pub outer: u16,
 }
 
 /// Why the connection table did not take a new entry.

@@ -18,6 +18,7 @@ pub mod answer;
 #[cfg(target_has_atomic = "8")]
 pub mod atomics;
 pub mod cells;
+pub mod dsr;
 pub mod enforce;
 pub mod host;
 pub mod key;
@@ -31,9 +32,10 @@ pub mod tcp;
 
 pub use account::{observe, observe_headers, observe_unparsed};
 pub use enforce::{
-    Case, Enforcer, Fate, Seen, enforce, enforce_case, enforce_unparsed, locate, pass_known,
+    Case, Enforcer, Fate, Seen, enforce, enforce_case, enforce_in, enforce_unparsed, locate,
+    pass_known,
 };
 pub use host::{Frame, Host, Refusal};
 pub use nat::Change;
-pub use packet::{Packet, Slice};
+pub use packet::{Packet, Slice, Without};
 pub use service::Services;

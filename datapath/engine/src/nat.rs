@@ -6,16 +6,17 @@
 
 use core::hint::black_box;
 
-use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED};
+use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED, STATE_FIN_WAIT};
 use datapath_abi::iface;
 use datapath_abi::service::{
     ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
-    NAT_DESTINATION, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, ORIGIN_NO_TRANSLATION, Served,
-    Translation, UPLINK,
+    NAT_DESTINATION, NAT_DSR, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, NODE,
+    ORIGIN_NO_TRANSLATION, Served, Translation, UPLINK,
 };
 
 use crate::account::Done;
 use crate::cells::{Cell, ConnCells, Judged};
+use crate::dsr::{self, Named};
 use crate::enforce::{Case, Enforcer, Seen};
 use crate::host::Refusal;
 use crate::key::{self, Ends};
@@ -68,6 +69,8 @@ pub struct Nat {
     pub refused: u32,
     /// Whether the client is told nothing of it.
     pub silent: u32,
+    /// What the way to the backend takes, where the packet is longer; else 0.
+    pub mtu: u32,
     /// [`NAT_NONE`] …
     pub(crate) kind: u32,
     /// What of the translation is yet to be entered: [`KNOWN`] …
@@ -77,12 +80,13 @@ pub struct Nat {
     /// The connection's stack side, and the packet's direction there.
     pub(crate) stack: ConnKey,
     pub(crate) stack_direction: u32,
-    pad: u32,
     /// The packet's ends as it came.
     raw: Ends,
     ends: Ends,
     translation: Translation,
     choice: Choice,
+    /// The backend that another node has chosen, where that has forwarded the packet.
+    pub(crate) named: Named,
 }
 
 /// Everything is entered.
@@ -102,7 +106,7 @@ pub(crate) fn plan<H: Enforcer>(host: &H, case: &mut Case, turn: u32) {
     if case.seen.frame.hook == iface::INGRESS {
         if black_box(look_ingress(host, case)) != 0 {
             if choose(host, &mut case.nat.choice) {
-                black_box(balance(case));
+                black_box(balance(host, case));
             } else {
                 black_box(avoid(host, case));
             }
@@ -146,14 +150,22 @@ fn look_ingress<H: Enforcer>(host: &H, case: &mut Case) -> u32 {
         // revision.
         let begins = begins(&seen.headers)
             || (seen.headers.protocol == UDP) & (judged.revision() != host.revision());
-        if kind != NAT_NONE && !(begins && cells.state.get() >= STATE_CLOSED) {
-            if is_alive(host, seen, cells) {
+        // Of a connection whose server answers past this node, nobody here sees both ends close.
+        let closed = if kind == NAT_DSR { STATE_FIN_WAIT } else { STATE_CLOSED };
+        if kind != NAT_NONE && !(begins && cells.state.get() >= closed) {
+            if is_alive(host, seen, cells) && dsr::agrees(seen, &nat.named.address, cells) {
                 nat.take(u32::from(kind), cells);
                 return black_box(0);
             }
-        } else if !begins {
+        } else if !begins && seen.frame.outer == 0 {
             return black_box(0);
         }
+    }
+    if seen.frame.outer != 0 {
+        if matches!(seen.headers.protocol, TCP | UDP | SCTP) {
+            nat.choose_named(&seen.headers);
+        }
+        return black_box(0);
     }
     let Some(served) = host.served(seen.frame.ifindex) else {
         return black_box(0);
@@ -182,7 +194,7 @@ fn look_ingress<H: Enforcer>(host: &H, case: &mut Case) -> u32 {
 
 /// The destination is a frontend.
 #[inline(never)]
-fn balance(case: &mut Case) -> Done {
+fn balance<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     let Case { seen, nat, .. } = case;
     nat.refused = nat.choice.refused;
     nat.silent = nat.choice.silent;
@@ -191,12 +203,49 @@ fn balance(case: &mut Case) -> Done {
     }
     let outside = nat.choice.scope == EXTERNAL as u32;
     nat.kind = u32::from(if outside { NAT_OUTSIDE } else { NAT_DESTINATION });
+    if outside && nat.choice.direct != 0 && black_box(can_forward(host, seen)) != 0 {
+        nat.kind = u32::from(NAT_DSR);
+    }
     nat.change.address = nat.choice.address;
     nat.change.port = nat.choice.port as u16;
     nat.change.peer_port = seen.headers.source_port;
     nat.service = nat.choice.service;
     nat.backend = nat.choice.backend;
     nat.fresh = UNPLACED;
+    if nat.kind == u32::from(NAT_DSR) {
+        black_box(aim(case));
+    }
+    Done::here()
+}
+
+/// Whether what comes in here can be forwarded by encapsulation: from an address of this node, and with nothing between
+/// link and network header.
+#[inline(never)]
+fn can_forward<H: Enforcer>(host: &H, seen: &Seen) -> u32 {
+    let Some(served) = host.served(seen.frame.ifindex) else {
+        return black_box(0);
+    };
+    let own = if seen.headers.version == 4 { &served.v4 } else { &served.v6 };
+    let plain = seen.headers.network_offset == seen.frame.link_header;
+    // Others take it from a node alone.
+    black_box(u32::from(plain && host.prefix(own) & NODE != 0))
+}
+
+/// The connection's other side is where its backend is: nothing is entered for it here.
+#[inline(never)]
+fn aim(case: &mut Case) -> Done {
+    let Case { seen, nat, .. } = case;
+    nat.fresh = ENTRY;
+    nat.ends = Ends {
+        source: seen.headers.source,
+        destination: nat.change.address,
+        source_port: nat.change.peer_port,
+        destination_port: nat.change.port,
+        protocol: seen.headers.protocol,
+    };
+    let (stack, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
+    nat.stack = stack;
+    nat.stack_direction = direction as u32;
     Done::here()
 }
 
@@ -394,7 +443,7 @@ fn full<H: Enforcer>(host: &H, nat: &mut Nat) -> Done {
 #[inline(never)]
 pub(crate) fn adopt<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H::Shared>) -> Done {
     let judged = Judged(cells.judged.get());
-    if judged.nat() != NAT_NONE {
+    if !matches!(judged.nat(), NAT_NONE | NAT_DSR) {
         let ports = cells.stack_ports.get();
         case.nat.ends = Ends {
             source: case.seen.headers.source,
@@ -405,9 +454,14 @@ pub(crate) fn adopt<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H:
         };
         let (old, _) = key::located(case.seen.frame.ifindex, case.seen.frame.hook, &case.nat.ends);
         // Packets that come meanwhile find one or the other.
-        if !same(&old, &case.nat.stack) {
+        let forwarded = case.nat.kind == u32::from(NAT_DSR);
+        if forwarded || !same(&old, &case.nat.stack) {
             host.remove_translation(&old);
         }
+    }
+    // Half of it was seen to close, which is all that is ever seen of it: so that it is counted as another one.
+    if judged.nat() == NAT_DSR && begins(&case.seen.headers) {
+        cells.state.set(STATE_CLOSED);
     }
     let nat = &case.nat;
     cells.judged.set(Judged::new(judged.revision(), judged.verdict(), NAT_NONE).0);
@@ -433,8 +487,14 @@ fn same(a: &ConnKey, b: &ConnKey) -> bool {
 pub(crate) fn begun<H: Enforcer>(host: &H, case: &Case) {
     if case.nat.kind == u32::from(NAT_SOURCE) {
         host.count(|counters| counters.masqueraded += 1);
+    } else if case.seen.frame.outer != 0 {
+        host.count(|counters| counters.dsr_arrived += 1);
     } else if case.nat.service != 0 {
-        host.count(|counters| counters.balanced += 1);
+        let direct = u64::from(case.nat.kind == u32::from(NAT_DSR));
+        host.count(|counters| {
+            counters.balanced += 1;
+            counters.dsr += direct;
+        });
     }
 }
 
@@ -465,6 +525,7 @@ impl Nat {
         change: Change::NONE,
         refused: 0,
         silent: 0,
+        mtu: 0,
         kind: NAT_NONE as u32,
         fresh: KNOWN,
         service: 0,
@@ -477,7 +538,6 @@ impl Nat {
             link: 0,
         },
         stack_direction: 0,
-        pad: 0,
         raw: Ends::NONE,
         ends: Ends::NONE,
         translation: Translation {
@@ -489,6 +549,7 @@ impl Nat {
             kind: 0,
         },
         choice: Choice::NONE,
+        named: Named::NONE,
     };
 
     /// A packet that is not translated, as far as is known.
@@ -498,6 +559,7 @@ impl Nat {
         self.fresh = KNOWN;
         self.refused = 0;
         self.silent = 0;
+        self.mtu = 0;
         self.service = 0;
         self.backend = 0;
         self.change.inner = 0;
@@ -527,6 +589,18 @@ impl Nat {
         let (stack, direction) = key::located(ifindex, iface::INGRESS, &self.ends);
         self.stack = stack;
         self.stack_direction = direction as u32;
+    }
+
+    /// As another node has chosen.
+    #[inline(always)]
+    fn choose_named(&mut self, headers: &Headers) {
+        self.kind = u32::from(NAT_DESTINATION);
+        self.change.address = self.named.address;
+        self.change.port = self.named.port as u16;
+        self.change.peer_port = headers.source_port;
+        self.service = self.named.service;
+        self.backend = self.named.backend;
+        self.fresh = UNPLACED;
     }
 
     /// Destination and source port that packets on ingress get.

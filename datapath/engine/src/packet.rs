@@ -18,6 +18,26 @@ pub trait Packet {
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<'a>(pub &'a [u8]);
 
+/// What remains of a packet once some bytes of it are taken off.
+#[derive(Debug, Clone, Copy)]
+pub struct Without<'a, P> {
+    /// The packet.
+    pub packet: &'a P,
+    /// Where they begin.
+    pub at: u32,
+    /// How many they are.
+    pub bytes: u32,
+}
+
+// === impl Without ===
+
+impl<P: Packet> Packet for Without<'_, P> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let moved = offset.checked_add(if offset < self.at { 0 } else { self.bytes })?;
+        self.packet.load(moved)
+    }
+}
+
 // === impl Slice ===
 
 impl Packet for Slice<'_> {

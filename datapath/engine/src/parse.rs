@@ -3,7 +3,7 @@
 //! Ethernet with up to two VLAN tags (802.1Q, 802.1ad), or a layer 3 device without link header;
 //! IPv4 (RFC 791); IPv6 (RFC 8200) with its extension headers; ports of TCP, UDP, UDP-Lite, SCTP;
 //! ICMP and ICMPv6 as `ConnKey` describes. Tunnels are not looked into: the packet that this
-//! interface carries is the outer one.
+//! interface carries is the outer one. The one exception is in [`dsr`](crate::dsr).
 
 mod ip;
 mod transport;
@@ -27,10 +27,14 @@ const ETH_QINQ: u16 = 0x88a8;
 
 /// IP protocol numbers with a meaning here.
 pub const ICMP: u8 = 1;
+/// IPv4 in IP (RFC 2003).
+pub const IPIP: u8 = 4;
 /// TCP.
 pub const TCP: u8 = 6;
 /// UDP.
 pub const UDP: u8 = 17;
+/// IPv6 in IP (RFC 2473).
+pub const IPV6: u8 = 41;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// SCTP.
@@ -137,6 +141,18 @@ pub fn frame_into<P: Packet>(
         }
     }
     let offset = offset ^ packet.zero();
+    packet_into(packet, offset, ethertype, length, headers)
+}
+
+/// Like [`frame_into`], from the network header on.
+#[inline(always)]
+pub fn packet_into<P: Packet>(
+    packet: &P,
+    offset: u32,
+    ethertype: u16,
+    length: u32,
+    headers: &mut Headers,
+) -> Result<(), Unparsed> {
     let available = length.saturating_sub(offset);
     headers.network_offset = offset;
     let at = match ethertype {

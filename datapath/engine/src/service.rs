@@ -6,8 +6,8 @@
 use core::hint::black_box;
 
 use datapath_abi::service::{
-    Affinity, AffinityKey, BY_ADDRESS, Backend, CHOSEN, CLUSTER_ONLY, EXTERNAL, Frontend,
-    FrontendKey, HASHED, INTERNAL, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
+    Affinity, AffinityKey, Backend, CHOSEN, CLUSTER_ONLY, DSR, EXTERNAL, Frontend, FrontendKey,
+    HASHED, INTERNAL, LOCAL, LocalKey, ORIGIN_CLUSTER_ONLY, ORIGIN_NO_BACKEND, ORIGIN_OUT_OF_RANGE,
     RANGED, SILENT, Served, ServiceCounters, ServiceSettings, Translation,
 };
 
@@ -36,6 +36,11 @@ pub trait Services {
 
     /// A backend.
     fn backend(&self, _index: u32) -> Option<&Backend> {
+        None
+    }
+
+    /// The index of a backend on this node that another node names.
+    fn local(&self, _key: &LocalKey) -> Option<u32> {
         None
     }
 
@@ -112,8 +117,9 @@ pub struct Choice {
     pub backend: u32,
     /// The service's port; 0 where the frontend is none.
     pub service: u32,
-    /// Zero. It may lie on a BPF stack, where what is written at once must be aligned: so the next two begin at eight.
-    pub pad: u32,
+    /// Whether the backend is on another node, and answers the client itself ([`DSR`]). It stands here for alignment: on
+    /// a BPF stack the next two must begin at eight.
+    pub direct: u32,
     /// Who refused: an origin; 0 for nobody.
     pub refused: u32,
     /// Whether the refused client is told nothing.
@@ -141,6 +147,7 @@ pub fn choose<S: Services>(tables: &S, choice: &mut Choice) -> bool {
     };
     let flags = frontend.flags;
     choice.service = frontend.service;
+    choice.direct = flags & DSR;
     let outside = choice.scope == EXTERNAL as u32;
     if outside && flags & (CLUSTER_ONLY | RANGED) != 0 {
         choice.silent = 1;
@@ -159,8 +166,7 @@ pub fn choose<S: Services>(tables: &S, choice: &mut Choice) -> bool {
     }
     let slots = frontend.slots[if outside { EXTERNAL } else { INTERNAL }];
     let number = if flags & HASHED != 0 {
-        let port = if flags & BY_ADDRESS != 0 { 0 } else { choice.client_port };
-        hash(tables.service_settings().map_or(0, |settings| settings.seed), choice, port)
+        hash(tables.service_settings().map_or(0, |settings| settings.seed), choice)
     } else {
         tables.random()
     };
@@ -217,12 +223,14 @@ fn take(choice: &mut Choice, index: u32, backend: &Backend) {
     choice.address = backend.address;
     choice.port = u32::from(backend.port);
     choice.backend = index;
+    // Without a branch: each would double the ways that the verifier follows.
+    choice.direct &= u32::from(backend.flags & LOCAL == 0).wrapping_neg();
 }
 
 /// Hash of the connection's five-tuple, the same on every node and for every packet of the connection.
 #[inline(always)]
-fn hash(seed: u32, choice: &Choice, port: u32) -> u32 {
-    let ports = u64::from(port) << 32 | u64::from(choice.frontend.port) << 8;
+fn hash(seed: u32, choice: &Choice) -> u32 {
+    let ports = u64::from(choice.client_port) << 32 | u64::from(choice.frontend.port) << 8;
     let mut hash = mix(u64::from(seed) ^ ports ^ u64::from(choice.frontend.protocol));
     for word in [half(&choice.client, 0), half(&choice.client, 8)] {
         hash = mix(hash ^ word);
@@ -261,7 +269,7 @@ impl Choice {
         port: 0,
         backend: 0,
         service: 0,
-        pad: 0,
+        direct: 0,
         refused: 0,
         silent: 0,
         key: AffinityKey { client: [0; 16], service: 0, scope: 0 },

@@ -79,6 +79,10 @@ pub(crate) fn services(map: BorrowedFd<'_>, cpus: u32) -> io::Result<ServiceCoun
         not_allowed: sum.not_allowed + value.not_allowed,
         failed: sum.failed + value.failed,
         sockets: sum.sockets + value.sockets,
+        dsr: sum.dsr + value.dsr,
+        dsr_arrived: sum.dsr_arrived + value.dsr_arrived,
+        too_big: sum.too_big + value.too_big,
+        no_route: sum.no_route + value.no_route,
     }))
 }
 

@@ -16,7 +16,7 @@ use datapath_abi::policy::{
 use datapath_abi::process::{self, Process};
 use datapath_abi::reported::{self, Reported, ReportedKey};
 use datapath_abi::service::{
-    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, ReplyKey, Served,
+    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, LocalKey, ReplyKey, Served,
     ServiceCounters, ServiceSettings, SourceRange, Translation,
 };
 use datapath_abi::{ABI, event};
@@ -33,13 +33,14 @@ pub(crate) const ABI_MAP: &str = "abi";
 const REPORTED_OTHERS: u32 = 8192;
 
 /// Tables of policy and services whose size is an option.
-const OPTIONAL: [&str; 17] = [
+const OPTIONAL: [&str; 18] = [
     service::FRONTENDS,
     service::SLOTS,
     service::BACKENDS,
     service::SOURCE_RANGES,
     service::AFFINITY,
     service::SERVED,
+    service::LOCALS,
     service::PREFIXES,
     service::TRANSLATIONS,
     policy::SUBJECTS,
@@ -100,6 +101,7 @@ pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
         shape::<SourceRange, u32>(service::SOURCE_RANGES, Some(services.source_ranges)),
         shape::<AffinityKey, Affinity>(service::AFFINITY, Some(services.clients)),
         shape::<u32, Served>(service::SERVED, Some(services.interfaces)),
+        shape::<LocalKey, u32>(service::LOCALS, Some(services.locals)),
         shape::<Prefix, u32>(service::PREFIXES, Some(services.prefixes)),
         shape::<u32, ServiceSettings>(service::SETTINGS, None),
         shape::<ConnKey, Translation>(service::TRANSLATIONS, Some(services.translations)),

@@ -11,8 +11,8 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::policy::Prefix;
 use datapath_abi::retire::Record;
 use datapath_abi::service::{
-    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, NAT_NONE, ReplyKey, Served,
-    ServiceCounters, ServiceSettings, SourceRange, Translation,
+    self, Affinity, AffinityKey, Asked, Backend, Frontend, FrontendKey, LocalKey, NAT_DSR,
+    NAT_NONE, ReplyKey, Served, ServiceCounters, ServiceSettings, SourceRange, Translation,
 };
 use zerocopy::FromZeros;
 
@@ -37,6 +37,8 @@ pub struct ServiceSizes {
     pub clients: u32,
     /// Interfaces.
     pub interfaces: u32,
+    /// Names of this node's backends for other nodes, some 80 bytes each.
+    pub locals: u32,
     /// Prefixes that masquerading knows: one for each pod and node of the cluster. They take memory as they come, some
     /// 100 bytes each.
     pub prefixes: u32,
@@ -56,6 +58,7 @@ struct Tables {
     source_ranges: OwnedFd,
     affinity: OwnedFd,
     served: OwnedFd,
+    locals: OwnedFd,
     prefixes: OwnedFd,
     settings: OwnedFd,
     translations: OwnedFd,
@@ -79,6 +82,8 @@ pub struct ServiceSnapshot {
     pub source_ranges: Vec<SourceRange>,
     /// By interface.
     pub served: Vec<(u32, Served)>,
+    /// Backends of this node, as other nodes name them.
+    pub locals: Vec<(LocalKey, u32)>,
     /// Prefixes with what masquerading makes of them.
     pub prefixes: Vec<(Prefix, u32)>,
     /// What holds for all.
@@ -96,6 +101,7 @@ impl ServiceSizes {
         source_ranges: 1 << 16,
         clients: 1 << 16,
         interfaces: 4096,
+        locals: 1 << 16,
         prefixes: 1 << 17,
         translations: 1 << 18,
     };
@@ -108,6 +114,7 @@ impl ServiceSizes {
         source_ranges: 1,
         clients: 1,
         interfaces: 1,
+        locals: 1,
         prefixes: 1,
         translations: 1,
     };
@@ -128,6 +135,7 @@ impl ServiceTables {
             source_ranges: open(service::SOURCE_RANGES)?,
             affinity: open(service::AFFINITY)?,
             served: open(service::SERVED)?,
+            locals: open(service::LOCALS)?,
             prefixes: open(service::PREFIXES)?,
             settings: open(service::SETTINGS)?,
             translations: open(service::TRANSLATIONS)?,
@@ -180,6 +188,16 @@ impl ServiceTables {
         remove(self.0.served.as_fd(), keys, service::SERVED)
     }
 
+    /// Names backends of this node for other nodes.
+    pub fn put_locals(&self, entries: &[(LocalKey, u32)]) -> Result<(), Error> {
+        put(self.0.locals.as_fd(), entries, service::LOCALS)
+    }
+
+    /// Removes such names.
+    pub fn remove_locals(&self, keys: &[LocalKey]) -> Result<(), Error> {
+        remove(self.0.locals.as_fd(), keys, service::LOCALS)
+    }
+
     /// Says which sources are masqueraded, and to which destinations they are not; see
     /// [`service::PREFIXES`].
     pub fn put_prefixes(&self, entries: &[(Prefix, u32)]) -> Result<(), Error> {
@@ -223,6 +241,7 @@ impl ServiceTables {
             backends: read_array(tables.backends.as_fd(), service::BACKENDS)?,
             source_ranges: ranges.into_iter().map(|(range, _)| range).collect(),
             served: read(tables.served.as_fd(), 0, service::SERVED)?,
+            locals: read(tables.locals.as_fd(), LocalKey::new_zeroed(), service::LOCALS)?,
             prefixes: read_slowly(tables.prefixes.as_fd(), service::PREFIXES)?,
             settings: Some(self.settings()?),
         })
@@ -241,7 +260,8 @@ impl ServiceTables {
 
     /// Removes the translations that belong to these connections of the connection table.
     pub fn forget(&self, connections: &[(ConnKey, ConnValue)]) -> Result<(), Error> {
-        let translated = connections.iter().filter(|(_, value)| value.nat != NAT_NONE);
+        let translated =
+            connections.iter().filter(|(_, value)| !matches!(value.nat, NAT_NONE | NAT_DSR));
         let keys: Vec<_> = translated.map(|(key, value)| value.stack_key(key)).collect();
         if keys.is_empty() { Ok(()) } else { self.remove_translations(&keys) }
     }

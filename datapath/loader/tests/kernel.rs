@@ -17,6 +17,7 @@ mod kernel {
     mod balance;
     mod clients;
     mod drops;
+    mod dsr;
     mod enforce;
     mod events;
     mod flood;

@@ -44,6 +44,9 @@ pub struct Service {
     pub spread: Spread,
     /// How a backend is chosen, where the service says so (annotation `service.cilium.io/lb-algorithm`).
     pub algorithm: Option<Algorithm>,
+    /// How what goes to a backend on another node gets there, where the service says so (annotation
+    /// `service.cilium.io/forwarding-mode`).
+    pub forwarding: Option<Forwarding>,
     /// It is another's to serve (label `service.kubernetes.io/service-proxy-name`), or nobody's (`ExternalName`).
     pub foreign: bool,
 }
@@ -66,6 +69,18 @@ pub enum Algorithm {
     Random,
     /// By the connection's hash, the same on all nodes.
     Maglev,
+}
+
+/// How what a client from outside sends gets to a backend on another node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// With this node's address, so that answers come back here.
+    #[default]
+    Snat,
+    /// Encapsulated, and the other node answers the client (direct server return).
+    Dsr,
+    /// TCP by the latter, everything else by the former.
+    Hybrid,
 }
 
 /// A port of a service.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::service::{
-    HASHED, NAT_DESTINATION, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, ServiceCounters, Translation,
+    HASHED, NAT_DESTINATION, NAT_DSR, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, ServiceCounters,
+    Translation,
 };
 use datapath_loader::{ServiceSnapshot, ServiceTables};
 use datapath_policy::address;
@@ -112,6 +113,9 @@ pub struct CtEntry {
     pub destination: String,
     /// The backend, or the masqueraded client; empty without translation.
     pub translated: String,
+    /// How, as [`NatEntry::kind`]; `dsr`: another node does it, and answers.
+    #[serde(default)]
+    pub kind: String,
     /// State of TCP.
     pub state: String,
     /// Packets from the client, and back.
@@ -147,6 +151,10 @@ pub(crate) fn counters(counters: &ServiceCounters) -> BTreeMap<String, u64> {
         not_allowed,
         failed,
         sockets,
+        dsr,
+        dsr_arrived,
+        too_big,
+        no_route,
     } = *counters;
     [
         ("balanced", balanced),
@@ -157,6 +165,10 @@ pub(crate) fn counters(counters: &ServiceCounters) -> BTreeMap<String, u64> {
         ("not_allowed", not_allowed),
         ("rewrite_failed", failed),
         ("sockets", sockets),
+        ("dsr", dsr),
+        ("dsr_arrived", dsr_arrived),
+        ("too_big", too_big),
+        ("no_route", no_route),
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
@@ -274,6 +286,7 @@ fn kind(nat: u8) -> &'static str {
         NAT_DESTINATION => "destination",
         NAT_OUTSIDE => "outside",
         NAT_SOURCE => "source",
+        NAT_DSR => "dsr",
         _ => "",
     }
 }
@@ -294,6 +307,7 @@ fn ct(key: &ConnKey, value: &ConnValue) -> CtEntry {
         source,
         destination,
         translated,
+        kind: kind(value.nat).to_owned(),
         state: state_name(value.state).to_owned(),
         packets: [out.packets, back.packets],
         bytes: [out.bytes, back.bytes],

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::repeat_n;
 use std::net::{IpAddr, SocketAddr};
 
-use datapath_abi::service::{self, Backend, FrontendKey, HASHED, Slots, SourceRange};
+use datapath_abi::service::{self, Backend, FrontendKey, HASHED, LocalKey, Slots, SourceRange};
 use datapath_loader::{ServiceSizes, ServiceSnapshot};
 use datapath_policy::{Cidr, octets};
 
 use super::desired::{Port, PortId};
-use super::{maglev, weight};
+use super::{forwarding, maglev, weight};
 use crate::control::Endpoint;
 
 /// What the tables hold.
@@ -23,6 +23,7 @@ pub(crate) struct Book {
     ports: BTreeMap<PortId, Entry>,
     frontends: BTreeMap<FrontendKey, service::Frontend>,
     source_ranges: BTreeSet<Range>,
+    locals: BTreeMap<LocalKey, u32>,
     next_number: u32,
     /// Backends that are given, and those below `next_backend` that are not.
     next_backend: u32,
@@ -69,11 +70,13 @@ pub(crate) struct Hashing {
 pub(crate) struct Changes {
     pub(crate) backends: Vec<(u32, Backend)>,
     pub(crate) slots: Vec<(u32, Vec<u32>)>,
+    pub(crate) locals: Vec<(LocalKey, u32)>,
     pub(crate) source_ranges: Vec<SourceRange>,
     pub(crate) frontends: Vec<(FrontendKey, service::Frontend)>,
     pub(crate) gone_frontends: Vec<FrontendKey>,
     /// Whether a frontend's address was none before: packets may be going there already.
     pub(crate) new_frontends: bool,
+    pub(crate) gone_locals: Vec<LocalKey>,
     /// After a grace period, as what follows; backends that are no more.
     pub(crate) gone_backends: Vec<u32>,
     pub(crate) gone_source_ranges: Vec<SourceRange>,
@@ -96,6 +99,7 @@ impl Book {
             ports: BTreeMap::new(),
             frontends: BTreeMap::new(),
             source_ranges: BTreeSet::new(),
+            locals: BTreeMap::new(),
             next_number: 1,
             next_backend: 0,
             free_backends: Vec::new(),
@@ -142,6 +146,7 @@ impl Book {
             }
         }
         book.source_ranges = snapshot.source_ranges.iter().map(of_range).collect();
+        book.locals = snapshot.locals.iter().copied().collect();
         book.next_number = entries.keys().next_back().map_or(1, |last| last + 1);
         for (id, port) in desired {
             let number = port.frontends.keys().find_map(|key| numbers.get(key));
@@ -164,7 +169,7 @@ impl Book {
     }
 
     /// Entries in use and capacity, by table.
-    pub(crate) fn uses(&self) -> [(&'static str, u64, u64); 4] {
+    pub(crate) fn uses(&self) -> [(&'static str, u64, u64); 5] {
         let backends = u64::from(self.next_backend) - self.free_backends.len() as u64;
         let slots = self.space.used.values().map(|count| u64::from(*count)).sum();
         let sizes = &self.sizes;
@@ -174,6 +179,7 @@ impl Book {
             (service::BACKENDS, backends, u64::from(sizes.backends)),
             (service::SLOTS, slots, u64::from(sizes.slots)),
             (service::SOURCE_RANGES, ranges, u64::from(sizes.source_ranges)),
+            (service::LOCALS, self.locals.len() as u64, u64::from(sizes.locals)),
         ]
     }
 
@@ -214,6 +220,7 @@ impl Book {
         let gone: Vec<_> =
             self.ports.keys().filter(|id| !desired.contains_key(*id)).cloned().collect();
         let mut frontends: BTreeMap<FrontendKey, service::Frontend> = BTreeMap::new();
+        let mut locals: BTreeMap<LocalKey, u32> = BTreeMap::new();
         for (id, port) in desired {
             let mut entry = self.ports.remove(id).unwrap_or_default();
             if entry.number == 0 {
@@ -236,6 +243,10 @@ impl Book {
                 )?;
                 entry.port = Some(port.clone());
             }
+            for (at, (index, flags)) in &entry.backends {
+                let names = forwarding::names(port, (entry.number, id.protocol), *at, *flags);
+                locals.extend(names.into_iter().map(|name| (name, *index)));
+            }
             ranges.extend(port.source_ranges.iter().map(|cidr| range(entry.number, *cidr)));
             self.ports.insert(id.clone(), entry);
         }
@@ -252,6 +263,9 @@ impl Book {
         if ranges.len() as u64 > u64::from(self.sizes.source_ranges) {
             return Err(full("source_ranges", ranges.len() as u64, self.sizes.source_ranges));
         }
+        if locals.len() as u64 > u64::from(self.sizes.locals) {
+            return Err(full("local_backends", locals.len() as u64, self.sizes.locals));
+        }
         for (key, frontend) in &frontends {
             let known = self.frontends.get(key);
             changes.new_frontends |= known.is_none();
@@ -262,6 +276,11 @@ impl Book {
         let left = self.frontends.keys().filter(|key| !frontends.contains_key(*key));
         changes.gone_frontends = left.copied().collect();
         self.frontends = frontends;
+        let new = locals.iter().filter(|(key, index)| self.locals.get(key) != Some(index));
+        changes.locals = new.map(|(key, index)| (*key, *index)).collect();
+        let left = self.locals.keys().filter(|key| !locals.contains_key(*key));
+        changes.gone_locals = left.copied().collect();
+        self.locals = locals;
         changes.source_ranges = ranges.difference(&self.source_ranges).map(to_range).collect();
         changes.gone_source_ranges = self.source_ranges.difference(&ranges).map(to_range).collect();
         self.source_ranges = ranges;

@@ -10,10 +10,11 @@ use datapath_abi::service::{
 };
 use datapath_policy::{Cidr, octets};
 
-use super::redirect;
 use super::weight::PodWeights;
+use super::{forwarding, redirect};
 use crate::control::{
-    Algorithm, Endpoint, EndpointSlice, Pod, Service, ServicePort, Snapshot, Spread, Target,
+    Algorithm, Endpoint, EndpointSlice, Forwarding, Pod, Service, ServicePort, Snapshot, Spread,
+    Target,
 };
 
 /// Where things are on this node.
@@ -27,6 +28,8 @@ pub(crate) struct Here {
     pub(crate) pods: BTreeSet<IpAddr>,
     /// How a backend is chosen where the service does not say.
     pub(crate) algorithm: Algorithm,
+    /// How a backend on another node is reached where the service does not say.
+    pub(crate) forwarding: Forwarding,
 }
 
 /// A service's port, by name.
@@ -51,6 +54,10 @@ pub(crate) struct Port {
     pub(crate) weights: BTreeMap<(IpAddr, u16), u8>,
     pub(crate) affinity: u32,
     pub(crate) source_ranges: Vec<Cidr>,
+    /// The port on every node; 0 without one.
+    pub(crate) node_port: u16,
+    /// Why it is not forwarded directly, although that was asked for: sentences.
+    pub(crate) obstacles: Vec<String>,
 }
 
 /// An address of a service's port.
@@ -104,6 +111,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
                 protocol: port.protocol,
             };
             let mut made = service_port(service, port, &endpoints, here, zone);
+            forwarding::choose(&mut made, service, port, here, snapshot);
             if place == 0 {
                 // At its other ports nobody listens, and clients are told so.
                 let others = |ip: &IpAddr| {
@@ -121,6 +129,9 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
     }
     let mut problems = redirect::apply(snapshot, here, &mut ports);
     problems.extend(settle(&mut ports));
+    for (id, port) in &ports {
+        problems.extend(port.obstacles.iter().map(|why| format!("{id}: {why}")));
+    }
     (ports, problems)
 }
 

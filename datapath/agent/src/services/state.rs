@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use datapath_abi::service::{ALIVE, CHOSEN, CLUSTER_ONLY, HASHED, LOCAL, RANGED};
+use datapath_abi::service::{ALIVE, CHOSEN, CLUSTER_ONLY, DSR, HASHED, LOCAL, RANGED};
 use datapath_policy::address;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,12 @@ pub struct ServedPort {
     pub kind: String,
     /// `random` or `maglev`.
     pub algorithm: String,
+    /// How backends on other nodes are reached by clients outside: `snat` or `dsr`.
+    #[serde(default = "snat")]
+    pub forwarding: String,
+    /// Why that is not what was asked for.
+    #[serde(default)]
+    pub obstacles: Vec<String>,
     /// Seconds for which a client keeps its backend; 0 = it does not.
     pub affinity_seconds: u32,
     /// Who may ask from outside, where that is restricted.
@@ -89,10 +95,15 @@ pub(crate) fn uses(book: &Book) -> Vec<TableUse> {
         .collect()
 }
 
+fn snat() -> String {
+    "snat".to_owned()
+}
+
 fn served(id: &PortId, entry: &Entry) -> Option<ServedPort> {
     let port = entry.port.as_ref()?;
     let ranged = port.frontends.values().any(|frontend| frontend.flags & RANGED != 0);
     let hashed = port.frontends.values().any(|frontend| frontend.flags & HASHED != 0);
+    let direct = port.frontends.values().any(|frontend| frontend.flags & DSR != 0);
     let shown = port.frontends.iter().filter(|(key, _)| key.port != 0);
     let frontends = shown.map(|(key, frontend)| ServedFrontend {
         address: SocketAddr::new(address(key.address), key.port).to_string(),
@@ -120,6 +131,8 @@ fn served(id: &PortId, entry: &Entry) -> Option<ServedPort> {
         protocol: model::Protocol(id.protocol).name().to_string(),
         kind: port.kind.clone(),
         algorithm: if hashed { "maglev" } else { "random" }.to_owned(),
+        forwarding: if direct { "dsr".to_owned() } else { snat() },
+        obstacles: port.obstacles.clone(),
         affinity_seconds: port.affinity,
         source_ranges: if ranged {
             port.source_ranges.iter().map(ToString::to_string).collect()

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath_abi::service::{
-    ALIVE, Backend, CHOSEN, CLUSTER_ONLY, Frontend, FrontendKey, HASHED, LOCAL, RANGED, SILENT,
-    Slots, SourceRange,
+    ALIVE, Backend, CHOSEN, CLUSTER_ONLY, Frontend, FrontendKey, HASHED, LOCAL, LocalKey, RANGED,
+    SILENT, Slots, SourceRange,
 };
 use datapath_loader::{ServiceSizes, ServiceSnapshot};
 use datapath_policy::octets;
@@ -15,9 +15,11 @@ use super::book::{Book, Changes, Hashing, NO_BACKEND};
 use super::desired::{Here, Port, PortId, desired};
 use super::{Latest, Roles};
 use crate::control::{
-    Algorithm, Endpoint, EndpointSlice, HostPort, Node, Pod, Service, ServicePort, SlicePort,
-    Snapshot, Spread, Target,
+    Algorithm, Endpoint, EndpointSlice, Forwarding, HostPort, Node, Pod, Service, ServicePort,
+    SlicePort, Snapshot, Spread, Target,
 };
+
+mod forwarding;
 
 const HASHING: Hashing = Hashing { size: 251, seed: 1 };
 const SIZES: ServiceSizes = ServiceSizes {
@@ -27,6 +29,7 @@ const SIZES: ServiceSizes = ServiceSizes {
     source_ranges: 16,
     clients: 1,
     interfaces: 1,
+    locals: 64,
     prefixes: 1,
     translations: 1,
 };
@@ -44,6 +47,7 @@ fn here() -> Here {
         addresses: vec![ip("192.168.0.1"), ip("fd99::1")],
         pods: BTreeSet::new(),
         algorithm: Algorithm::Random,
+        forwarding: Forwarding::Snat,
     }
 }
 
@@ -270,6 +274,7 @@ struct Kernel {
     slots: Vec<u32>,
     backends: Vec<Backend>,
     ranges: BTreeSet<(u32, u32, [u8; 16])>,
+    locals: BTreeMap<LocalKey, u32>,
 }
 
 impl Kernel {
@@ -293,6 +298,8 @@ impl Kernel {
                 self.check();
             }
         }
+        self.locals.extend(changes.locals.iter().copied());
+        self.check();
         self.ranges.extend(changes.source_ranges.iter().map(of));
         for (key, frontend) in &changes.frontends {
             self.frontends.insert(*key, *frontend);
@@ -300,6 +307,9 @@ impl Kernel {
         }
         for key in &changes.gone_frontends {
             assert!(self.frontends.remove(key).is_some());
+        }
+        for key in &changes.gone_locals {
+            assert!(self.locals.remove(key).is_some());
         }
         for index in &changes.gone_backends {
             self.backends[*index as usize] = NO_BACKEND;
@@ -337,6 +347,7 @@ impl Kernel {
                     address: *address,
                 })
                 .collect(),
+            locals: self.locals.iter().map(|(key, index)| (*key, *index)).collect(),
             ..ServiceSnapshot::default()
         }
     }
@@ -404,6 +415,11 @@ fn readers_never_see_half_a_service_and_a_restart_changes_nothing() {
         }
         let shown: usize = wanted.values().map(|port| port.frontends.len()).sum();
         assert_eq!(kernel.frontends.len(), shown);
+        for (key, index) in &kernel.locals {
+            let Backend { address, flags, service, .. } = kernel.backends[*index as usize];
+            assert_eq!(address, key.address, "round {round}");
+            assert!(flags & LOCAL != 0 && (key.service == service || key.service == 0));
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Case {
     pub(super) asked: Asked,
     /// What an ICMP error is about.
     pub(crate) inner: Ends,
+    /// Headers of the packet within another one.
+    pub(crate) within: Headers,
     pub(super) denied: DeniedKey,
     pub(super) packet: DeniedCounter,
 }
@@ -85,7 +87,15 @@ pub(super) fn reuses<S: Shared>(cells: &ConnCells<S>, headers: &Headers) -> bool
 impl Seen {
     /// No packet.
     pub const NONE: Self = Self {
-        frame: Frame { ifindex: 0, hook: 0, length: 0, segments: 0, link_header: 0, ethertype: 0 },
+        frame: Frame {
+            ifindex: 0,
+            hook: 0,
+            length: 0,
+            segments: 0,
+            link_header: 0,
+            ethertype: 0,
+            outer: 0,
+        },
         headers: Headers::NONE,
         key: ConnKey { low_addr: [0; 16], high_addr: [0; 16], low_port: 0, high_port: 0, link: 0 },
         direction: 0,
@@ -107,6 +117,7 @@ impl Case {
             peer: [0; 16],
         },
         inner: Ends::NONE,
+        within: Headers::NONE,
         denied: DeniedKey {
             source: [0; 16],
             destination: [0; 16],

@@ -35,7 +35,7 @@ pub(super) fn is_special(headers: &Headers) -> bool {
 
 /// Errors about another packet (RFC 792, RFC 4443).
 #[inline(always)]
-fn is_error(headers: &Headers) -> bool {
+pub(crate) fn is_error(headers: &Headers) -> bool {
     match headers.protocol {
         ICMP => matches!(headers.icmp_type, 3 | 11 | 12),
         ICMPV6 => matches!(headers.icmp_type, 1..=4),
@@ -86,7 +86,7 @@ pub(super) fn plan<P: Packet, H: Enforcer>(packet: &P, host: &H, case: &mut Case
 /// Finds out whom the packet is between that an error is about. Out of line, as [`related`] is: what it
 /// finds goes through memory, not through dozens of registers.
 #[inline(never)]
-fn inner<P: Packet>(packet: &P, case: &mut Case) -> bool {
+pub(crate) fn inner<P: Packet>(packet: &P, case: &mut Case) -> bool {
     let at = case.seen.headers.network_offset + case.seen.headers.header_bytes;
     let found = ends(packet, at, case.seen.headers.protocol, &mut case.inner);
     let Some(transport) = found else {

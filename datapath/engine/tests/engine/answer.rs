@@ -27,8 +27,15 @@ fn answered(mut bytes: Vec<u8>, reset: bool) -> Option<Vec<u8>> {
 
 fn to(bytes: &[u8], reset: bool) -> Option<Vec<u8>> {
     let length = bytes.len() as u32;
-    let frame =
-        Frame { ifindex: 7, hook: INGRESS, length, segments: 0, link_header: 14, ethertype: 0 };
+    let frame = Frame {
+        ifindex: 7,
+        hook: INGRESS,
+        length,
+        segments: 0,
+        link_header: 14,
+        ethertype: 0,
+        outer: 0,
+    };
     let headers = headers(bytes);
     let mut found = Answer::NONE;
     let seen = Seen { frame, headers, ..Seen::NONE };

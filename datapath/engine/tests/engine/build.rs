@@ -7,6 +7,7 @@ pub(crate) struct Build(Vec<u8>);
 /// Addresses that the tests use.
 pub(crate) const A4: [u8; 4] = [10, 0, 0, 1];
 pub(crate) const B4: [u8; 4] = [10, 0, 0, 2];
+pub(crate) const C4: [u8; 4] = [203, 0, 113, 80];
 pub(crate) const A6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 pub(crate) const B6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 

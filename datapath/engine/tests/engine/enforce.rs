@@ -64,7 +64,15 @@ impl Guard {
 
     fn passes(&self, hook: u32, bytes: &[u8]) -> bool {
         let length = bytes.len() as u32;
-        let frame = Frame { ifindex: 7, hook, length, segments: 0, link_header: 14, ethertype: 0 };
+        let frame = Frame {
+            ifindex: 7,
+            hook,
+            length,
+            segments: 0,
+            link_header: 14,
+            ethertype: 0,
+            outer: 0,
+        };
         enforce(&Slice(bytes), self, &frame, &mut { Change::NONE }) == Fate::Pass
     }
 

@@ -1,7 +1,7 @@
 //! Fuzz campaigns with a seed: well-formed frames, mutated. Ten million in every run, a million of them enforced;
 //! ten times as many with `WEIR_LONG=1`. The coverage-guided one is in `fuzz/`.
 
-use crate::engine::build::{A4, A6, B4, B6, Build, Segment};
+use crate::engine::build::{A4, A6, B4, B6, Build, C4, Segment};
 use crate::engine::sim::Sim;
 use crate::engine::wild::Wild;
 
@@ -25,6 +25,9 @@ impl Random {
 
 fn seeds() -> Vec<Vec<u8>> {
     let tcp = |flags| Segment { ports: (40000, 443), flags, sequence: 7, acknowledgement: 9 };
+    let service = |flags| Segment { ports: (40000, 80), ..tcp(flags) };
+    let about = Build::payload(0).tcp(Segment { ports: (80, 40000), ..tcp(16) }).v4(6, C4, A4);
+    let about = about.icmp(3, 3, 0);
     let udp = || Build::payload(40).udp(53, 5000);
     vec![
         Build::payload(0).tcp(tcp(2)).v4(6, A4, B4).eth4().0,
@@ -39,6 +42,12 @@ fn seeds() -> Vec<Vec<u8>> {
         Build::payload(4).sctp(1, 2).v6(132, A6, B6).eth6().0,
         Build::payload(9).icmp(8, 0, 1).v4(1, A4, B4).eth4().0,
         Build::payload(9).icmp(135, 0, 1).v6(58, A6, B6).eth6().0,
+        Build::payload(0).tcp(service(2)).v4(6, A4, C4).v4(4, A4, B4).eth4().0,
+        Build::payload(0).tcp(service(16)).v4(6, A4, C4).v4(4, A4, B4).eth4().padded().0,
+        Build::payload(30).udp(9, 81).v4_part(17, A4, C4, 3, 0x2000).v4(4, A4, B4).eth4().0,
+        udp().options(60, 0).v6(60, A6, B6).v6(41, B6, A6).eth6().0,
+        about.v4(1, A4, C4).v4(4, A4, B4).eth4().0,
+        Build::payload(0).tcp(service(2)).v4(6, A4, C4).eth4().0,
         Build::payload(28).ethernet(0x0806).0,
         Build::bytes(&[0x45; 60]).ethernet(0x0800).0,
     ]

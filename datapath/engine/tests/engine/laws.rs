@@ -29,7 +29,7 @@ proptest! {
             protocol,
             ..Headers::NONE
         };
-        let frame = |hook| Frame { ifindex, hook, length: 100, segments: 0, link_header: 14, ethertype: 0 };
+        let frame = |hook| Frame { ifindex, hook, length: 100, segments: 0, link_header: 14, ethertype: 0, outer: 0 };
         let (key, direction) = key::of(&frame(INGRESS), &there);
         let (key_back, direction_back) = key::of(&frame(EGRESS), &back);
         prop_assert!((key.low_addr, key.low_port) <= (key.high_addr, key.high_port));

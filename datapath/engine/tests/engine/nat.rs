@@ -11,8 +11,8 @@ use datapath_abi::policy::{
     Class, DeniedCounter, DeniedKey, Interval, Peer, PolicySide, Rule, Subject,
 };
 use datapath_abi::service::{
-    ALIVE, Backend, CHOSEN, FROM_POD, Frontend, FrontendKey, MASQUERADE, MASQUERADED, NAT_NONE,
-    NATIVE, Served, ServiceCounters, ServiceSettings, Slots, Translation, UPLINK,
+    ALIVE, Backend, CHOSEN, FROM_POD, Frontend, FrontendKey, LocalKey, MASQUERADE, MASQUERADED,
+    NAT_NONE, NATIVE, NODE, Served, ServiceCounters, ServiceSettings, Slots, Translation, UPLINK,
 };
 use datapath_engine::atomics::Atomics;
 use datapath_engine::cells::ConnCells;
@@ -26,6 +26,7 @@ use datapath_engine::{
 use crate::engine::build::{Build, Segment};
 use crate::engine::sim::Sim;
 
+mod dsr;
 mod host;
 
 const POD: u32 = 1;
@@ -38,6 +39,8 @@ struct Node {
     frontends: HashMap<FrontendKey, Frontend>,
     backends: Vec<Backend>,
     served: [Served; 2],
+    locals: HashMap<LocalKey, u32>,
+    nodes: Vec<IpAddr>,
     settings: ServiceSettings,
     counters: RefCell<ServiceCounters>,
     seed: StdCell<u64>,
@@ -238,6 +241,8 @@ impl Node {
                 served(FROM_POD, "0.0.0.0", "::"),
                 served(UPLINK | MASQUERADE, "192.168.0.1", "fd99::1"),
             ],
+            locals: HashMap::new(),
+            nodes: Vec::new(),
             settings: ServiceSettings {
                 port_min: ports.0,
                 port_max: ports.1,
@@ -277,7 +282,8 @@ impl Node {
 
     fn pass(&self, ifindex: u32, hook: u32, bytes: &[u8]) -> Result<Vec<u8>, Fate> {
         let length = bytes.len() as u32;
-        let frame = Frame { ifindex, hook, length, segments: 0, link_header: 14, ethertype: 0 };
+        let frame =
+            Frame { ifindex, hook, length, segments: 0, link_header: 14, ethertype: 0, outer: 0 };
         let mut change = Change::NONE;
         match enforce(&Slice(bytes), self, &frame, &mut change) {
             Fate::Pass => Ok(bytes.to_vec()),

@@ -64,7 +64,7 @@ impl Sim {
     ) {
         let ethertype =
             if bytes.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
-        let frame = Frame { ifindex: 7, hook, length, segments, link_header, ethertype };
+        let frame = Frame { ifindex: 7, hook, length, segments, link_header, ethertype, outer: 0 };
         observe(&Slice(bytes), self, &frame);
         let (frames, total) = self.seen.get();
         self.seen.set((frames + 1, total + u64::from(length)));

@@ -44,6 +44,7 @@ pub(crate) const SERVICE_SIZES: ServiceSizes = ServiceSizes {
     source_ranges: 64,
     clients: 1024,
     interfaces: 64,
+    locals: 64,
     prefixes: 64,
     translations: 1 << 14,
 };
@@ -229,7 +230,7 @@ fn uplink(v4: &str, v6: &str) -> Served {
     Served { flags: UPLINK | MASQUERADE, pad: 0, v4: address(v4), v6: address(v6) }
 }
 
-fn keeper(name: &str, pins: &std::path::Path) -> Child {
+pub(crate) fn keeper(name: &str, pins: &std::path::Path) -> Child {
     const SCRIPT: &str = r#"cat; for n in $(ip netns list | grep -o "^$0-[a-z0-9]*"); do ip netns del "$n"; done; [ ! -e "$1" ] || rm -r "$1""#;
     use std::os::unix::process::CommandExt;
     Command::new("sh")

@@ -307,6 +307,7 @@ fn kernel_and_native_agree() {
                             segments: 0,
                             link_header: 14,
                             ethertype: 0,
+                            outer: 0,
                         };
                         let expected =
                             enforce(&Slice(&bytes), &native, &frame, &mut { Change::NONE });

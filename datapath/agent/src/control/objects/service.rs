@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Meta, address, protocol};
 use crate::control::{
-    Algorithm, Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Spread, Target,
+    Algorithm, Endpoint, EndpointSlice, Forwarding, Service, ServicePort, SlicePort, Spread, Target,
 };
 
 /// Label of an EndpointSlice that names its service.
@@ -219,6 +219,7 @@ impl ServiceObject {
             publish_not_ready: spec.publish_not_ready_addresses,
             spread,
             algorithm: algorithm(annotation("service.cilium.io/lb-algorithm"))?,
+            forwarding: forwarding(annotation("service.cilium.io/forwarding-mode"))?,
             foreign: kind == "ExternalName"
                 || self.metadata.labels.as_ref().is_some_and(|all| all.contains_key(PROXY_NAME)),
             kind,
@@ -257,6 +258,17 @@ fn algorithm(name: Option<String>) -> Result<Option<Algorithm>, String> {
         Some("maglev") => Ok(Some(Algorithm::Maglev)),
         Some(other) => {
             Err(format!("service.cilium.io/lb-algorithm: {other:?} is neither random nor maglev"))
+        }
+    }
+}
+
+fn forwarding(name: Option<String>) -> Result<Option<Forwarding>, String> {
+    match name.as_deref() {
+        None => Ok(None),
+        Some("snat") => Ok(Some(Forwarding::Snat)),
+        Some("dsr") => Ok(Some(Forwarding::Dsr)),
+        Some(other) => {
+            Err(format!("service.cilium.io/forwarding-mode: {other:?} is neither snat nor dsr"))
         }
     }
 }

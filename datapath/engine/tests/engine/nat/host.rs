@@ -109,8 +109,13 @@ impl Services for Node {
         Some(&self.settings)
     }
 
+    fn local(&self, key: &LocalKey) -> Option<u32> {
+        self.locals.get(key).copied()
+    }
+
     fn prefix(&self, address: &[u8; 16]) -> u32 {
         match ip(address) {
+            ip if self.nodes.contains(&ip) => NATIVE | NODE,
             IpAddr::V4(ip) if ip.octets()[..2] == [10, 244] => MASQUERADED | NATIVE,
             IpAddr::V6(ip) if ip.segments()[0] == 0xfd44 => MASQUERADED | NATIVE,
             _ => 0,
