@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -64,14 +64,17 @@ impl Lab {
         write(&self.cluster, &self.manifests, spec, endpoints);
     }
 
+    /// `weir service`, of the first node.
+    fn service(&self, args: &[&str]) -> Output {
+        let weir = Binaries::beside_this().unwrap().path("weir").unwrap();
+        let mut command = Command::new(weir);
+        command.arg("service").args(args).arg("--agent-socket");
+        command.arg(self.agents[0].local_socket()).output().unwrap()
+    }
+
     /// What `weir service list` says of the only service.
     fn listed(&self) -> Option<Value> {
-        let weir = Binaries::beside_this().unwrap().path("weir").unwrap();
-        let output = Command::new(weir)
-            .args(["service", "list", "-o", "json", "--agent-socket"])
-            .arg(self.agents[0].local_socket())
-            .output()
-            .unwrap();
+        let output = self.service(&["list", "-o", "json"]);
         let all: Value = serde_json::from_slice(&output.stdout).ok()?;
         all["services"].as_array()?.first().cloned()
     }
@@ -222,6 +225,18 @@ fn services_are_served_and_told() {
     wait_until("no endpoint is left here", Duration::from_secs(10), || health(node).status == 503)
         .unwrap();
     assert_eq!(health(other).json()["localEndpoints"], 1);
+
+    // One is shown by its name; what may have been meant by another is said.
+    let output = lab.service(&["get", "default/web", "-o", "json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), shown[0]["backends"][0]["weight"].as_u64()),
+        (Some(0), Some(100))
+    );
+    let output = lab.service(&["get", "wbe"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no service wbe") && said.contains("(near: default/web)"), "{said}");
 
     // What the rows say: as asked and as reached, for packets and for sockets.
     let sql = lab.relay.sql();

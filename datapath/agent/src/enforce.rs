@@ -289,7 +289,7 @@ impl Enforcer {
             Ok(None) => {}
             Ok(Some(updated)) => {
                 self.status.warn("services", updated.problems);
-                if updated.new_frontends {
+                if updated.look_again {
                     self.judge_again();
                 }
             }

@@ -111,8 +111,9 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     /// Ends the counting of connections that are still the given incarnation, and returns their
     /// final values.
     fn retire(&self, keys: &[(ConnKey, u64)]) -> Result<Vec<(ConnKey, ConnValue)>>;
-    /// Removes entries; ones that are not there do not matter.
-    fn remove(&self, keys: &[ConnKey]) -> Result<()>;
+    /// Removes entries; ones that are not there do not matter. `retired`: final values of most of them, as
+    /// [`retire`](Self::retire) returned them, so that they need not be read again.
+    fn remove(&self, keys: &[ConnKey], retired: &[(ConnKey, ConnValue)]) -> Result<()>;
 
     /// What no connection holds at an interface, by hook.
     fn interface(&self, ifindex: u32) -> Result<[IfaceCounters; 2]>;

@@ -95,9 +95,10 @@ struct Kept {
 pub(crate) struct Updated {
     /// Sentences about what could not be taken.
     pub(crate) problems: Vec<String>,
-    /// Whether addresses were added that packets may be going to already. (Those that were taken away need no second
-    /// look: what is translated stays so while its backend lives.)
-    pub(crate) new_frontends: bool,
+    /// Whether datagrams may be on their way to a service that were let pass before it was one, or before their
+    /// interface was served. (An address that is taken away needs no second look: what is translated stays so while its
+    /// backend lives.)
+    pub(crate) look_again: bool,
 }
 
 /// What the tables were brought to.
@@ -119,8 +120,8 @@ pub(crate) struct Servicer {
     settings: Option<ServiceSettings>,
     /// By the latest update; none after one that failed.
     latest: Option<Latest>,
-    /// Addresses were added, perhaps by an update that failed half-way, and nobody was told yet.
-    new_frontends: bool,
+    /// As [`Updated::look_again`], perhaps by an update that failed half-way, and nobody was told yet.
+    look_again: bool,
 }
 
 // === impl Options ===
@@ -186,7 +187,7 @@ impl Servicer {
             prefixes: BTreeMap::new(),
             settings: None,
             latest: None,
-            new_frontends: false,
+            look_again: false,
         }
     }
 
@@ -222,7 +223,7 @@ impl Servicer {
                 left.changed(&desired, hashing)?
             }
         };
-        self.new_frontends |= changes.new_frontends;
+        self.look_again |= changes.new_frontends;
         let written = apply(&self.tables, &changes).map_err(|error| words(&error));
         // Where writing failed half-way, what is there is looked at anew.
         *self.programmed.0.book.write() = written.is_ok().then_some(book);
@@ -230,7 +231,7 @@ impl Servicer {
         self.end_sockets(&changes);
         self.place(snapshot, node, &roles).map_err(|error| words(&error))?;
         self.latest = Some(Latest { snapshot: Arc::clone(snapshot), roles });
-        Ok(Some(Updated { problems, new_frontends: std::mem::take(&mut self.new_frontends) }))
+        Ok(Some(Updated { problems, look_again: std::mem::take(&mut self.look_again) }))
     }
 
     /// Ends the host's connected datagram sockets to backends that are gone: nothing would tell them. TCP hears of it
@@ -287,6 +288,7 @@ impl Servicer {
         self.tables.put_prefixes(&put)?;
         let served = self.served_of(snapshot, node, roles);
         let (put, unserved) = difference(&self.served, &served);
+        self.look_again |= put.iter().any(|(ifindex, _)| !self.served.contains_key(ifindex));
         self.tables.put_served(&put)?;
         self.tables.remove_served(&unserved)?;
         self.served = served;

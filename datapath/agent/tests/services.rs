@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use datapath_agent::{Config, Interfaces, Mode, Ready};
+use datapath_agent::{Config, Interfaces, Mode, Ready, Timeouts};
 use harness::{Cluster, Netns, serial, wait_until};
 use stage::StopToken;
+use tonic::transport::Endpoint;
+use wire::agent::ServiceTablesRequest;
+use wire::agent::agent_client::AgentClient;
 
 const SERVICE: &str = "10.96.7.1:80";
 const ADDRESS: &str = "169.254.20.10:53";
@@ -195,6 +198,23 @@ impl Lab {
         &self.cluster.nodes()[0].netns
     }
 
+    fn socket(&self) -> PathBuf {
+        self.folder.with_file_name("agent.sock")
+    }
+
+    /// How many translations the kernel has.
+    fn translations(&self) -> usize {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let uri = format!("unix://{}", self.socket().display());
+        let answer = runtime.block_on(async {
+            let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+            let request = ServiceTablesRequest { what: "nat".to_owned(), limit: 0 };
+            AgentClient::new(channel).service_tables(request).await.unwrap().into_inner()
+        });
+        let table: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+        table["nat"].as_array().unwrap().len()
+    }
+
     fn client(&self) -> &Netns {
         &self.cluster.pod("client").netns
     }
@@ -208,6 +228,9 @@ impl Lab {
             interfaces: Interfaces::parse("veth*,eth0,lo"),
             max_connections: 8192,
             cgroup: Some(cgroup()),
+            local_socket: Some(self.socket()),
+            timeouts: Timeouts { closed: Duration::from_secs(1), ..Timeouts::default() },
+            interval: Duration::from_secs(1),
             ..Config::new("ra", run_of.directory("agent").unwrap(), run_of.pins("agent"))
         };
         let (stop, ready) = (StopToken::new(), OnceLock::new());
@@ -288,5 +311,7 @@ fn new_connections_follow_weights_and_old_ones_stay() {
         wait_until("no new connections", Duration::from_secs(10), || count() == 0).unwrap();
         kept.write_all(b"still there").unwrap();
         assert_eq!(read(&mut kept).as_deref(), Some("still there"));
+        // Of what is over nothing is left.
+        wait_until("one translation", Duration::from_secs(20), || lab.translations() == 1).unwrap();
     });
 }

@@ -120,23 +120,28 @@ impl Accountant {
             let reasons: HashMap<ConnKey, Close> =
                 lot.iter().map(|(key, _, close)| (*key, *close)).collect();
             let keys: Vec<(ConnKey, u64)> = lot.iter().map(|(key, id, _)| (*key, *id)).collect();
-            for (key, value) in kernel.retire(&keys)? {
-                let close = reasons.get(&key).copied().unwrap_or(Close::Idle);
-                self.finish(kernel, &key, &value, close, now);
+            let retired = kernel.retire(&keys)?;
+            for (key, value) in &retired {
+                let close = reasons.get(key).copied().unwrap_or(Close::Idle);
+                self.finish(kernel, key, value, close, now);
             }
             self.commit(kernel, now)?;
-            self.remove(kernel)?;
+            self.remove(kernel, &retired)?;
         }
         Ok(())
     }
 
     /// Removes entries whose last rows are committed: first from the table, so that what was
-    /// reported of one is known for as long as it can be read.
-    pub(super) fn remove(&mut self, kernel: &dyn Kernel) -> Result<(), Failure> {
+    /// reported of one is known for as long as it can be read. `retired`: those whose values are known.
+    fn remove(
+        &mut self,
+        kernel: &dyn Kernel,
+        retired: &[(ConnKey, ConnValue)],
+    ) -> Result<(), Failure> {
         if self.removing.is_empty() {
             return Ok(());
         }
-        kernel.remove(&self.removing)?;
+        kernel.remove(&self.removing, retired)?;
         let reported: Vec<_> = self.removing.iter().map(book::key).collect();
         for key in self.removing.drain(..) {
             self.book.accounts.remove(&key);

@@ -262,7 +262,7 @@ impl Kernel for Fake {
         Ok(retired)
     }
 
-    fn remove(&self, keys: &[ConnKey]) -> Result<()> {
+    fn remove(&self, keys: &[ConnKey], _: &[(ConnKey, ConnValue)]) -> Result<()> {
         let mut state = self.0.0.lock();
         for key in keys {
             state.change()?;

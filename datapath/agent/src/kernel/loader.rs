@@ -1,6 +1,7 @@
 //! The real kernel half: `datapath-loader`, in the agent's words.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::drops::{DropCounter, DropKey};
@@ -59,13 +60,22 @@ impl Loaded {
 
 impl Loaded {
     /// Those of the connections whose entries lead to a translation.
-    fn translated(&self, keys: &[ConnKey]) -> Result<Vec<(ConnKey, ConnValue)>> {
+    fn translated(
+        &self,
+        keys: &[ConnKey],
+        retired: &[(ConnKey, ConnValue)],
+    ) -> Result<Vec<(ConnKey, ConnValue)>> {
         let mut found = Vec::new();
         if self.mode == Mode::Observe {
             return Ok(found);
         }
+        let known: HashMap<&ConnKey, &ConnValue> =
+            retired.iter().map(|(key, value)| (key, value)).collect();
         for key in keys {
-            let value = self.connections.get(key).map_err(|e| failed("connections", e))?;
+            let value = match known.get(key) {
+                Some(value) => Some(**value),
+                None => self.connections.get(key).map_err(|e| failed("connections", e))?,
+            };
             found.extend(value.filter(|value| value.nat != NAT_NONE).map(|value| (*key, value)));
         }
         Ok(found)
@@ -136,8 +146,8 @@ impl Kernel for Loaded {
         self.connections.retire(keys).map_err(|e| failed("retiring", e))
     }
 
-    fn remove(&self, keys: &[ConnKey]) -> Result<()> {
-        let translated = self.translated(keys)?;
+    fn remove(&self, keys: &[ConnKey], retired: &[(ConnKey, ConnValue)]) -> Result<()> {
+        let translated = self.translated(keys, retired)?;
         self.connections.remove(keys).map_err(|e| failed("connections", e))?;
         self.services.forget(&translated).map_err(|e| failed("translations", e))
     }

@@ -137,3 +137,24 @@ fn a_folder_that_is_not_there_is_a_problem_and_takes_nothing_away() {
     let snapshot = manifests.poll().unwrap();
     assert_eq!((names(&snapshot), snapshot.problems.len()), (vec!["web-0"], 1));
 }
+
+#[test]
+fn weights_are_within_their_bounds() {
+    let of = |text: &str, weight: &str| {
+        let annotated = format!("annotations: {{weir.io/lb-weight: '{weight}'}}, name: ");
+        document::parse("a", &text.replacen("name: ", &annotated, 1))
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a}\n\
+        endpoints: [{addresses: [10.1.0.5]}]\n";
+    for (text, weight) in [("0", 0), ("100", 100), (" 7 ", 7)] {
+        assert_eq!(of(pod, text).objects.pods[0].weight, Some(weight));
+        assert_eq!(of(slice, text).objects.slices[0].endpoints[0].weight, weight);
+    }
+    let parsed = document::parse("a", slice);
+    assert_eq!(parsed.objects.slices[0].endpoints[0].weight, 100);
+    for (text, of_it) in [("101", pod), ("-1", pod), ("1.5", slice), ("", slice)] {
+        let problems = of(of_it, text).problems;
+        assert!(problems[0].message.contains("weir.io/lb-weight"), "{problems:?}");
+    }
+}
