@@ -9,9 +9,8 @@ use core::hint::black_box;
 use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED, STATE_FIN_WAIT};
 use datapath_abi::iface;
 use datapath_abi::service::{
-    ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, MARK, MASQUERADE, MASQUERADED,
-    NAT_DESTINATION, NAT_DSR, NAT_NONE, NAT_OUTSIDE, NAT_SOURCE, NATIVE, NODE,
-    ORIGIN_NO_TRANSLATION, Served, Translation, UPLINK,
+    ALIVE, EXTERNAL, FROM_POD, FrontendKey, INTERNAL, NAT_DESTINATION, NAT_DSR, NAT_NONE,
+    NAT_OUTSIDE, NAT_SOURCE, ORIGIN_NO_TRANSLATION, Translation, UPLINK,
 };
 
 use crate::account::Done;
@@ -20,17 +19,22 @@ use crate::dsr::{self, Named};
 use crate::enforce::{Case, Enforcer, Seen};
 use crate::host::Refusal;
 use crate::key::{self, Ends};
-use crate::parse::{Fragment, Headers, ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::parse::{Fragment, Headers, SCTP, TCP, UDP};
 use crate::service::{Choice, choose};
 use crate::tcp;
 
+mod direct;
 mod error;
+mod masquerade;
 mod ports;
 
+use direct::{aim, can_forward};
 pub(crate) use error::plan_error;
+use masquerade::masquerade;
 use ports::{free_stack_port, free_wire_port};
 
-/// What a packet gets instead of its destination (on ingress) or source (on egress), and what it had.
+/// What a packet gets instead of its destination (on ingress) or source (on egress), and what it had. With
+/// [`NAT_DSR`] nothing of it changes: it is sent to `address`.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
@@ -218,37 +222,6 @@ fn balance<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     Done::here()
 }
 
-/// Whether what comes in here can be forwarded by encapsulation: from an address of this node, and with nothing between
-/// link and network header.
-#[inline(never)]
-fn can_forward<H: Enforcer>(host: &H, seen: &Seen) -> u32 {
-    let Some(served) = host.served(seen.frame.ifindex) else {
-        return black_box(0);
-    };
-    let own = if seen.headers.version == 4 { &served.v4 } else { &served.v6 };
-    let plain = seen.headers.network_offset == seen.frame.link_header;
-    // Others take it from a node alone.
-    black_box(u32::from(plain && host.prefix(own) & NODE != 0))
-}
-
-/// The connection's other side is where its backend is: nothing is entered for it here.
-#[inline(never)]
-fn aim(case: &mut Case) -> Done {
-    let Case { seen, nat, .. } = case;
-    nat.fresh = ENTRY;
-    nat.ends = Ends {
-        source: seen.headers.source,
-        destination: nat.change.address,
-        source_port: nat.change.peer_port,
-        destination_port: nat.change.port,
-        protocol: seen.headers.protocol,
-    };
-    let (stack, direction) = key::located(seen.frame.ifindex, seen.frame.hook, &nat.ends);
-    nat.stack = stack;
-    nat.stack_direction = direction as u32;
-    Done::here()
-}
-
 /// Another connection may be translated to what this one is: then it must look different behind the hook.
 #[inline(never)]
 fn avoid<H: Enforcer>(host: &H, case: &mut Case) -> Done {
@@ -298,39 +271,6 @@ fn look_egress<H: Enforcer>(host: &H, case: &mut Case) -> Done {
     nat.change.peer_port = seen.headers.destination_port;
     nat.fresh = UNPLACED;
     Done::here()
-}
-
-/// The source that the packet gets; zero where it keeps its own.
-#[inline(always)]
-fn masquerade<H: Enforcer>(host: &H, seen: &Seen, served: &Served) -> [u8; 16] {
-    let headers = &seen.headers;
-    let is_v4 = headers.version == 4;
-    if served.flags & FROM_POD != 0 {
-        let itself = equal(&headers.source, &headers.destination);
-        return match (itself, host.service_settings()) {
-            (true, Some(settings)) if is_v4 => settings.hairpin_v4,
-            (true, Some(settings)) => settings.hairpin_v6,
-            _ => [0; 16],
-        };
-    }
-    let own = if is_v4 { served.v4 } else { served.v6 };
-    let balanced = served.flags & UPLINK != 0 && host.mark() & MARK != 0;
-    let leaves = served.flags & MASQUERADE != 0
-        && host.prefix(&headers.source) & MASQUERADED != 0
-        && host.prefix(&headers.destination) & NATIVE == 0;
-    let answers = headers.client(0) != 0;
-    if (balanced || leaves) && !answers && can_be_masqueraded(headers) { own } else { [0; 16] }
-}
-
-/// Errors go with the connection that they are about, and what has no ports cannot be told apart.
-#[inline(always)]
-fn can_be_masqueraded(headers: &Headers) -> bool {
-    match headers.protocol {
-        TCP | UDP | SCTP => headers.fragment != Fragment::LATER || headers.source_port != 0,
-        ICMP => headers.icmp_type == 8,
-        ICMPV6 => headers.icmp_type == 128,
-        _ => false,
-    }
 }
 
 /// Whether it opens a TCP connection.

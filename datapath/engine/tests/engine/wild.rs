@@ -245,7 +245,7 @@ impl Services for Wild {
 
     fn local(&self, key: &LocalKey) -> Option<u32> {
         let at = key.address[15] % 4;
-        (self.anew() % 8 != 0).then_some(u32::from(at))
+        (!self.anew().is_multiple_of(8)).then_some(u32::from(at))
     }
 
     fn prefix(&self, _: &[u8; 16]) -> u32 {
