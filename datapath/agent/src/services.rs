@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use datapath_abi::policy::Prefix;
 use datapath_abi::service::{
-    FROM_POD, MASQUERADE, MASQUERADED, NATIVE, Served, ServiceSettings, UPLINK,
+    DIRECT, FROM_POD, MASQUERADE, MASQUERADED, NATIVE, Served, ServiceSettings, UPLINK,
 };
 use datapath_loader::{Error, ServiceSizes, ServiceTables};
 use datapath_policy::{Cidr, octets};
@@ -49,6 +49,8 @@ pub struct Options {
     pub sockets: Sockets,
     /// Ports that masquerading may use, first and last.
     pub ports: (u16, u16),
+    /// Whether established connections go past the host's stack, where nothing speaks against it.
+    pub direct: bool,
 }
 
 /// Whose sockets go to a backend at once, so that none of their packets is translated.
@@ -72,6 +74,8 @@ pub(crate) struct Roles {
     pub(crate) uplinks: BTreeMap<u32, Vec<IpAddr>>,
     /// Addresses of pods behind this node's interfaces.
     pub(crate) local_pods: BTreeSet<IpAddr>,
+    /// Whether packets must go by the stack.
+    pub(crate) detour: bool,
 }
 
 /// What is served, for questions.
@@ -118,6 +122,7 @@ impl Default for Options {
             native: Vec::new(),
             sockets: Sockets::Host,
             ports: (32_768, 65_535),
+            direct: true,
         }
     }
 }
@@ -155,6 +160,11 @@ impl Servicer {
             prefixes: BTreeMap::new(),
             settings: None,
         }
+    }
+
+    /// Whether established connections may go past the stack.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.options.direct
     }
 
     /// Brings the tables to what control source and host say now.
@@ -256,7 +266,8 @@ impl Servicer {
 
     fn served_of(&self, roles: &Roles) -> BTreeMap<u32, Served> {
         let none = [0; 16];
-        let pod = Served { flags: FROM_POD, pad: 0, v4: none, v6: none };
+        let direct = if self.options.direct && !roles.detour { DIRECT } else { 0 };
+        let pod = Served { flags: FROM_POD | direct, pad: 0, v4: none, v6: none };
         let mut served: BTreeMap<u32, Served> =
             roles.pods.iter().map(|ifindex| (*ifindex, pod)).collect();
         for (ifindex, addresses) in &roles.uplinks {
@@ -265,7 +276,7 @@ impl Servicer {
                 addresses.iter().find(usable).map_or(none, |ip| octets(*ip))
             };
             let masquerade = if self.options.masquerade { MASQUERADE } else { 0 };
-            let flags = UPLINK | masquerade;
+            let flags = UPLINK | masquerade | direct;
             served.insert(*ifindex, Served { flags, pad: 0, v4: first(true), v6: first(false) });
         }
         served

@@ -12,6 +12,7 @@ use datapath_engine::parse::{ETHERNET, Unparsed};
 use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, pass_known};
 
 use crate::answer;
+use crate::forward;
 use crate::observe::parse_from;
 use crate::rewrite::rewrite;
 use crate::skb::{Skb, Whole};
@@ -128,5 +129,15 @@ fn change(skb: Skb) -> i32 {
     };
     // SAFETY: as in `enforce`.
     let (seen, change) = unsafe { (&(*case).seen, &(*case).nat.change) };
-    black_box(rewrite(skb, seen, change))
+    let verdict = black_box(rewrite(skb, seen, change));
+    if verdict != TC_ACT_UNSPEC {
+        return black_box(verdict);
+    }
+    if change.hop.ifindex != 0 {
+        return black_box(forward::forward(skb, seen, change));
+    }
+    if change.look != 0 {
+        black_box(forward::look(skb, seen, change));
+    }
+    black_box(verdict)
 }

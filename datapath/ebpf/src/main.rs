@@ -15,6 +15,7 @@ mod cells;
 mod drops;
 mod enforce;
 mod events;
+mod forward;
 mod maps;
 mod observe;
 mod policy;

@@ -20,6 +20,7 @@ mod kernel {
     mod enforce;
     mod events;
     mod flood;
+    mod forward;
     mod fragment;
     mod object;
     mod oracle;
