@@ -65,6 +65,10 @@ pub struct Args {
     /// Slots of a service's Maglev table: a prime, a hundred times as large as the number of its backends.
     #[arg(long, value_name = "N", default_value_t = 1021, value_parser = maglev_size)]
     pub maglev_table_size: u32,
+    /// How established connections to services leave: `direct`, past the host's stack, which decides about each
+    /// connection's beginning; or all by the `stack`. With IPsec or routing by fwmark it is the stack in any case.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = Forwarding::Direct)]
+    pub forwarding: Forwarding,
     /// Give what pods send to the world this node's address.
     #[arg(long)]
     pub masquerade: bool,
@@ -233,6 +237,7 @@ impl Args {
                 SocketsOf::Host => agent::services::Sockets::Host,
                 SocketsOf::All => agent::services::Sockets::All,
             },
+            direct: self.forwarding == Forwarding::Direct,
             masquerade: self.masquerade,
             native: self.masquerade_exclude.clone(),
             ..agent::services::Options::default()
@@ -269,6 +274,15 @@ impl Args {
 pub enum Switch {
     On,
     Off,
+}
+
+/// How established connections leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Forwarding {
+    /// By the interface that routing names, at once.
+    Direct,
+    /// As other packets: through routing and netfilter.
+    Stack,
 }
 
 /// Whose sockets.

@@ -95,7 +95,7 @@ layout! {
 }
 
 layout! {
-    /// Value. The first 64 bytes are all that an established packet needs.
+    /// Value. The first 64 bytes are all that an established packet needs; 56 more where it is translated.
     pub struct ConnValue {
         /// Hot counters, by direction.
         pub dirs: [DirHot; 2],
@@ -119,6 +119,31 @@ layout! {
         pub nat: u8,
         /// Zero.
         pub pad: [u8; 2],
+
+        /// The stack side of a translated connection, as packets on ingress get it: the destination's
+        /// address. See [`service`](crate::service).
+        pub stack_addr: [u8; 16],
+        /// The destination's port on the stack side; ICMP: the identifier.
+        pub stack_port: u16,
+        /// The source's port on the stack side.
+        pub stack_peer_port: u16,
+        /// The balancing service; see [`Frontend::service`](crate::service::Frontend::service).
+        pub service: u32,
+        /// Index into [`BACKENDS`](crate::service::BACKENDS).
+        pub backend: u32,
+        /// Interface by which packets that came in leave without the stack; 0 = by the stack. See
+        /// [`DIRECT`](crate::service::DIRECT).
+        pub hop_ifindex: u32,
+        /// Their Ethernet addresses: destination, then source.
+        pub hop_macs: [u8; 12],
+        /// The longest of them, bytes behind the link header.
+        pub hop_mtu: u16,
+        /// Zero.
+        pub hop_pad: u16,
+        /// Lower half of `bpf_jiffies64` when the three before it were looked up; 0 before that.
+        pub hop_ticks: u32,
+        /// Zero.
+        pub pad2: u32,
 
         /// Number of this incarnation: `bpf_ktime_get_ns` when the entry (or, after reuse of the
         /// tuple, the present connection) began. Unique together with the key.
@@ -144,20 +169,7 @@ layout! {
         pub peer_identity: u32,
         /// Totals at the latest reuse: what belongs to the connections before this one.
         pub before: [DirTotals; 2],
-        /// The stack side of a translated connection, as packets on ingress get it: the destination's
-        /// address. See [`service`](crate::service).
-        pub stack_addr: [u8; 16],
-        /// The destination's port on the stack side; ICMP: the identifier.
-        pub stack_port: u16,
-        /// The source's port on the stack side.
-        pub stack_peer_port: u16,
-        /// The balancing service; see [`Frontend::service`](crate::service::Frontend::service).
-        pub service: u32,
-        /// Index into [`BACKENDS`](crate::service::BACKENDS).
-        pub backend: u32,
-        /// Zero.
-        pub pad2: u32,
-    } = 312
+    } = 336
 }
 
 /// Not TCP, or nothing known.
@@ -189,6 +201,17 @@ impl ConnValue {
         verdict: UNJUDGED,
         nat: NAT_NONE,
         pad: [0; 2],
+        stack_addr: [0; 16],
+        stack_port: 0,
+        stack_peer_port: 0,
+        service: 0,
+        backend: 0,
+        hop_ifindex: 0,
+        hop_macs: [0; 12],
+        hop_mtu: 0,
+        hop_pad: 0,
+        hop_ticks: 0,
+        pad2: 0,
         id: 0,
         more: [DirMore::ZERO; 2],
         syn_ns: 0,
@@ -200,12 +223,6 @@ impl ConnValue {
         origin: 0,
         peer_identity: 0,
         before: [DirTotals { packets: 0, bytes: 0, extra_segments: 0, extra_bytes: 0 }; 2],
-        stack_addr: [0; 16],
-        stack_port: 0,
-        stack_peer_port: 0,
-        service: 0,
-        backend: 0,
-        pad2: 0,
     };
 
     /// The stack side of a translated connection whose entry has this key: a key of

@@ -188,7 +188,7 @@ layout! {
 layout! {
     /// What is done at an interface.
     pub struct Served {
-        /// Bits: [`FROM_POD`], [`UPLINK`], [`MASQUERADE`].
+        /// Bits: [`FROM_POD`], [`UPLINK`], [`MASQUERADE`], [`DIRECT`].
         pub flags: u32,
         /// Zero.
         pub pad: u32,
@@ -206,6 +206,10 @@ pub const FROM_POD: u32 = 1;
 pub const UPLINK: u32 = 2;
 /// What comes from a [`MASQUERADED`] prefix and goes out by it to another than a [`NATIVE`] one is masqueraded.
 pub const MASQUERADE: u32 = 4;
+
+/// What comes in by it and is translated leaves directly by the interface that routing names, once the stack has let its
+/// connection through both ways; now and then a packet still goes by the stack, which so keeps the neighbour known.
+pub const DIRECT: u32 = 8;
 
 /// In [`PREFIXES`]: sources that are masqueraded, pods.
 pub const MASQUERADED: u32 = 1;

@@ -90,6 +90,8 @@ struct Place {
     interfaces: HashMap<String, u32>,
     /// The host's own interfaces.
     uplinks: Vec<u32>,
+    /// Why packets must go by the stack.
+    detour: Option<&'static str>,
 }
 
 // === impl Compiled ===
@@ -219,6 +221,13 @@ impl Enforcer {
             if Instant::now() >= tidy {
                 tidy = Instant::now() + TIDY;
                 self.tidy();
+                // Of IPsec policies nobody tells.
+                let detour = self.host.detour().ok();
+                let known = self.fed.as_ref().map(|fed| fed.place.detour);
+                if self.servicer.is_some() && detour != known {
+                    self.fed = None;
+                    pending = true;
+                }
             }
             if !self.control.has_changed().unwrap_or(false) {
                 std::thread::park_timeout(LOOK);
@@ -283,7 +292,11 @@ impl Enforcer {
                 .map(|index| (*index, place.addresses_of(*index)))
                 .collect(),
             local_pods: pods.collect(),
+            detour: place.detour.is_some(),
         };
+        let why =
+            place.detour.map(|why| format!("every packet goes by the stack: there are {why}"));
+        self.status.warn("forwarding", why.filter(|_| servicer.is_direct()).into_iter().collect());
         self.unserved = None;
         match servicer.update(snapshot, &self.node, roles) {
             Ok(None) => {}
@@ -320,7 +333,11 @@ impl Enforcer {
         let before = std::mem::take(&mut self.ports);
         self.ports = Ports::new(before, &links, snapshot, &directory, &self.node, &mut self.host);
         let uplinks = uplinks(&links, &self.ports);
-        Ok(Place { local, addresses, interfaces: self.interfaces(), uplinks })
+        let detour = self.host.detour().unwrap_or_else(|error| {
+            tracing::debug!(%error, "routing rules");
+            Some("routing rules that cannot be read")
+        });
+        Ok(Place { local, addresses, interfaces: self.interfaces(), uplinks, detour })
     }
 
     fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 
+mod detour;
 mod message;
 mod namespaces;
 mod netlink;

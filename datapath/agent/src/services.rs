@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use datapath_abi::policy::Prefix;
 use datapath_abi::service::{
-    FROM_POD, MASQUERADE, MASQUERADED, NATIVE, NODE, Served, ServiceSettings, UPLINK,
+    DIRECT, FROM_POD, MASQUERADE, MASQUERADED, NATIVE, NODE, Served, ServiceSettings, UPLINK,
 };
 use datapath_loader::{Error, ServiceSizes, ServiceTables};
 use datapath_policy::{Cidr, octets};
@@ -55,6 +55,8 @@ pub struct Options {
     pub sockets: Sockets,
     /// Ports that masquerading may use, first and last.
     pub ports: (u16, u16),
+    /// Whether established connections go past the host's stack, where nothing speaks against it.
+    pub direct: bool,
 }
 
 /// Whose sockets go to a backend at once, so that none of their packets is translated.
@@ -78,6 +80,8 @@ pub(crate) struct Roles {
     pub(crate) uplinks: BTreeMap<u32, Vec<IpAddr>>,
     /// Addresses of pods behind this node's interfaces.
     pub(crate) local_pods: BTreeSet<IpAddr>,
+    /// Whether packets must go by the stack.
+    pub(crate) detour: bool,
 }
 
 /// What is served, for questions.
@@ -138,6 +142,7 @@ impl Default for Options {
             native: Vec::new(),
             sockets: Sockets::Host,
             ports: (32_768, 65_535),
+            direct: true,
         }
     }
 }
@@ -189,6 +194,11 @@ impl Servicer {
             latest: None,
             look_again: false,
         }
+    }
+
+    /// Whether established connections may go past the stack.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.options.direct
     }
 
     /// Brings the tables to what control source and host say now; none where they say what they said.
@@ -302,7 +312,8 @@ impl Servicer {
         let known = snapshot.nodes.iter().filter(|known| known.name == node);
         let known: BTreeSet<&IpAddr> = known.flat_map(|known| &known.addresses).collect();
         let none = [0; 16];
-        let pod = Served { flags: FROM_POD, pad: 0, v4: none, v6: none };
+        let direct = if self.options.direct && !roles.detour { DIRECT } else { 0 };
+        let pod = Served { flags: FROM_POD | direct, pad: 0, v4: none, v6: none };
         let mut served: BTreeMap<u32, Served> =
             roles.pods.iter().map(|ifindex| (*ifindex, pod)).collect();
         for (ifindex, addresses) in &roles.uplinks {
@@ -314,7 +325,7 @@ impl Servicer {
                 chosen.map_or(none, |ip| octets(*ip))
             };
             let masquerade = if self.options.masquerade { MASQUERADE } else { 0 };
-            let flags = UPLINK | masquerade;
+            let flags = UPLINK | masquerade | direct;
             served.insert(*ifindex, Served { flags, pad: 0, v4: first(true), v6: first(false) });
         }
         served

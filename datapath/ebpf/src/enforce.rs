@@ -15,6 +15,7 @@ use datapath_engine::{Case, Fate, Seen, enforce_case, enforce_unparsed, locate, 
 
 use crate::answer;
 use crate::dsr;
+use crate::forward;
 use crate::observe::parse_from;
 use crate::rewrite::rewrite;
 use crate::skb::{Skb, Whole};
@@ -152,5 +153,15 @@ fn change(skb: Skb) -> i32 {
     if change.kind == u32::from(NAT_DSR) {
         return black_box(dsr::FORWARD);
     }
-    black_box(rewrite(skb, seen, change))
+    let verdict = black_box(rewrite(skb, seen, change));
+    if verdict != TC_ACT_UNSPEC {
+        return black_box(verdict);
+    }
+    if change.hop.ifindex != 0 {
+        return black_box(forward::forward(skb, seen, change));
+    }
+    if change.look != 0 {
+        black_box(forward::look(skb, seen, change));
+    }
+    black_box(verdict)
 }

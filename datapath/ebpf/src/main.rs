@@ -16,6 +16,7 @@ mod drops;
 mod dsr;
 mod enforce;
 mod events;
+mod forward;
 mod maps;
 mod observe;
 mod policy;

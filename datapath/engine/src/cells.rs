@@ -80,6 +80,17 @@ pub struct ConnCells<S: Shared> {
     /// `revision`, `verdict` and `pad` as one word ([`Judged`]), so that nobody sees one of them new
     /// and the other old.
     pub judged: S::U64,
+    /// `stack_addr`, as two words.
+    pub stack_addr: [S::U64; 2],
+    /// `stack_port`, and above it `stack_peer_port`: as one word.
+    pub stack_ports: S::U32,
+    pub service: S::U32,
+    pub backend: S::U32,
+    pub hop_ifindex: S::U32,
+    /// `hop_macs`, `hop_mtu` and `hop_pad`, as two words.
+    pub hop: [S::U64; 2],
+    pub hop_ticks: S::U32,
+    pub pad2: S::U32,
     pub id: S::U64,
     pub more: [MoreCells<S>; 2],
     pub syn_ns: S::U64,
@@ -91,18 +102,23 @@ pub struct ConnCells<S: Shared> {
     pub origin: S::U32,
     pub peer_identity: S::U32,
     pub before: [TotalsCells<S>; 2],
-    /// `stack_addr`, as two words.
-    pub stack_addr: [S::U64; 2],
-    /// `stack_port`, and above it `stack_peer_port`: as one word.
-    pub stack_ports: S::U32,
-    pub service: S::U32,
-    pub backend: S::U32,
-    pub pad2: S::U32,
 }
 
 /// What [`ConnCells::judged`] holds: the bytes of `revision`, `verdict`, `nat` and two zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged(pub u64);
+
+/// Where a packet leaves without the stack: see `hop_ifindex` and the fields after it in [`ConnValue`].
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface; 0 for none.
+    pub ifindex: u32,
+    /// Ethernet addresses, destination and source.
+    pub macs: [u8; 12],
+    /// The longest packet, bytes behind the link header.
+    pub mtu: u16,
+}
 
 /// Fields of equal name must lie at equal places, for one is read through the other.
 macro_rules! same_layout {
@@ -111,6 +127,13 @@ macro_rules! same_layout {
         assert!(align_of::<$cells<S>>() == align_of::<$plain>());
         $(assert!(offset_of!($cells<S>, $field) == offset_of!($plain, $field));)+
     };
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// By the stack.
+    pub const NONE: Self = Self { ifindex: 0, macs: [0; 12], mtu: 0 };
 }
 
 // === impl HotCells ===
@@ -211,18 +234,23 @@ impl<S: Shared> ConnCells<S> {
         same_layout!(ConnCells, ConnValue: dirs, retired, tcp_flags, state, client, id, more);
         same_layout!(ConnCells, ConnValue: syn_ns, synack_ns, ack_ns, initial_seq, reuses);
         same_layout!(ConnCells, ConnValue: cookie, origin, peer_identity, before, stack_addr);
-        same_layout!(ConnCells, ConnValue: service, backend, pad2);
+        same_layout!(ConnCells, ConnValue: service, backend, hop_ifindex, hop_ticks, pad2);
+        let hop = offset_of!(ConnCells<S>, hop);
+        assert!(
+            hop == offset_of!(ConnValue, hop_macs) && hop + 12 == offset_of!(ConnValue, hop_mtu)
+        );
         assert!(offset_of!(ConnCells<S>, stack_ports) == offset_of!(ConnValue, stack_port));
         let judged = offset_of!(ConnCells<S>, judged);
         assert!(judged == offset_of!(ConnValue, revision) && judged % 8 == 0);
         assert!(judged + 4 == offset_of!(ConnValue, verdict));
         assert!(judged + 5 == offset_of!(ConnValue, nat));
-        assert!(judged + 8 == offset_of!(ConnValue, id) && judged + 8 == 64);
+        assert!(judged + 8 == offset_of!(ConnValue, stack_addr) && judged + 8 == 64);
     };
 
     /// What the cells hold now, field by field.
     pub fn read(&self) -> ConnValue {
         let judged = Judged(self.judged.get());
+        let hop = self.hop();
         ConnValue {
             dirs: [self.dirs[0].read(), self.dirs[1].read()],
             retired: self.retired.get(),
@@ -249,6 +277,11 @@ impl<S: Shared> ConnCells<S> {
             stack_peer_port: (self.stack_ports.get() >> 16) as u16,
             service: self.service.get(),
             backend: self.backend.get(),
+            hop_ifindex: self.hop_ifindex.get(),
+            hop_macs: hop.macs,
+            hop_mtu: hop.mtu,
+            hop_pad: 0,
+            hop_ticks: self.hop_ticks.get(),
             pad2: 0,
         }
     }
@@ -267,6 +300,29 @@ impl<S: Shared> ConnCells<S> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
         self.stack_addr[0].set(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
         self.stack_addr[1].set(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
+    }
+
+    /// Where packets leave without the stack.
+    #[inline(always)]
+    pub fn hop(&self) -> Hop {
+        let [a, b, c, d, e, f, g, h] = self.hop[0].get().to_ne_bytes();
+        let [i, j, k, l, m, n, ..] = self.hop[1].get().to_ne_bytes();
+        Hop {
+            ifindex: self.hop_ifindex.get(),
+            macs: [a, b, c, d, e, f, g, h, i, j, k, l],
+            mtu: u16::from_ne_bytes([m, n]),
+        }
+    }
+
+    /// Sets [`hop`](Self::hop). Where it is another one than before, a packet on another CPU may meanwhile be sent to
+    /// nobody, never to somebody else's interface.
+    #[inline(always)]
+    pub fn set_hop(&self, hop: &Hop) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = hop.macs;
+        let [m, n] = hop.mtu.to_ne_bytes();
+        self.hop[0].set(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        self.hop[1].set(u64::from_ne_bytes([i, j, k, l, m, n, 0, 0]));
+        self.hop_ifindex.set(hop.ifindex);
     }
 
     /// Stores a value, field by field.
@@ -297,6 +353,8 @@ impl<S: Shared> ConnCells<S> {
         self.stack_ports.set(ports);
         self.service.set(plain.service);
         self.backend.set(plain.backend);
+        self.set_hop(&Hop { ifindex: plain.hop_ifindex, macs: plain.hop_macs, mtu: plain.hop_mtu });
+        self.hop_ticks.set(plain.hop_ticks);
         self.pad2.set(plain.pad2);
     }
 }

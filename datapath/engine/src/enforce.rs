@@ -27,6 +27,7 @@ use datapath_abi::service::{
 use crate::account::{self, CREATED, Counted, Done, EXISTS, TRIES};
 use crate::cells::{Cell, ConnCells, Judged};
 use crate::dsr;
+use crate::forward;
 use crate::host::{Frame, Host};
 use crate::key;
 use crate::nat::{self, Change};
@@ -186,6 +187,7 @@ fn pass_to_stack<H: Enforcer>(
         return black_box(0);
     }
     black_box(count(host, seen, cells));
+    forward::way(host, seen, cells, change);
     black_box(1)
 }
 

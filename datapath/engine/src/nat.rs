@@ -14,7 +14,7 @@ use datapath_abi::service::{
 };
 
 use crate::account::Done;
-use crate::cells::{Cell, ConnCells, Judged};
+use crate::cells::{Cell, ConnCells, Hop, Judged};
 use crate::dsr::{self, Named};
 use crate::enforce::{Case, Enforcer, Seen};
 use crate::host::Refusal;
@@ -61,6 +61,12 @@ pub struct Change {
     pub inner_protocol: u16,
     /// Whether the error's own address is replaced too.
     pub outer: u16,
+    /// Where the packet leaves without the stack.
+    pub hop: Hop,
+    /// Whether that is to be looked up, for the packets that come after: 1.
+    pub look: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// How a packet's connection is translated, while it is judged.
@@ -454,6 +460,9 @@ impl Change {
         inner_transport: 0,
         inner_protocol: 0,
         outer: 0,
+        hop: Hop::NONE,
+        look: 0,
+        pad: 0,
     };
 }
 
@@ -503,6 +512,8 @@ impl Nat {
         self.service = 0;
         self.backend = 0;
         self.change.inner = 0;
+        self.change.hop.ifindex = 0;
+        self.change.look = 0;
         self.stack = seen.key;
         self.stack_direction = seen.direction;
     }

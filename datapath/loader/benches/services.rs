@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use datapath_abi::service::{
-    ALIVE, Backend, CHOSEN, FROM_POD, Frontend, FrontendKey, Served, ServiceSettings, Slots,
+    ALIVE, Backend, CHOSEN, DIRECT, FROM_POD, Frontend, FrontendKey, Served, ServiceSettings, Slots,
 };
 use datapath_loader::bench::{Bench, BenchProgram, pin_thread};
 use datapath_loader::{
@@ -32,7 +32,7 @@ struct Contender {
     namespace: String,
     services: u32,
     datapath: Option<(Datapath, Options)>,
-    drop: Option<OwnedFd>,
+    end: Option<OwnedFd>,
     ifindex: u32,
     out: u32,
     /// What it takes to tell it of all services, milliseconds.
@@ -56,9 +56,13 @@ fn main() -> Result<(), Failure> {
 
 fn run(services: u32, contenders: &mut Vec<Contender>) -> Result<String, Failure> {
     contenders.push(Contender::new("plain", 0)?);
-    for (name, count) in [("weir, 1", 1), ("weir", services)] {
+    for (name, count, flags) in [
+        ("weir, 1", 1, FROM_POD | DIRECT),
+        ("weir", services, FROM_POD | DIRECT),
+        ("weir, by the stack", services, FROM_POD),
+    ] {
         let mut contender = Contender::new(name, count)?;
-        contender.serve()?;
+        contender.serve(flags)?;
         contenders.push(contender);
     }
     for (name, rules) in
@@ -74,16 +78,12 @@ fn run(services: u32, contenders: &mut Vec<Contender>) -> Result<String, Failure
     let _maps = Datapath::open(options.clone())?;
     let mut bench = Bench::open(&options, packet())?;
     let generate = bench.program("bench_generate")?;
-    let ends = bench.program("bench_drop")?;
-    for contender in contenders.iter_mut() {
-        enter(&contender.namespace)?;
-        contender.drop = Some(bench.attach(&ends, contender.out)?);
-    }
+    let ends = [bench.program("bench_drop")?, bench.program("bench_echo")?];
     let mut json = Vec::new();
     println!("{:28}{:>10}{:>10}{:>10}{:>10}", "ns a packet", "1 flow", "1,024", "65,536", "new");
     let mut table = vec![[0; 4]; contenders.len()];
     for (column, flows) in [1u64, 1 << 10, 1 << 16, 1 << 32].into_iter().enumerate() {
-        let found = rounds(&mut bench, &generate, contenders, flows)?;
+        let found = rounds(&mut bench, &generate, &ends, contenders, flows)?;
         for (row, value) in table.iter_mut().zip(found) {
             row[column] = value;
         }
@@ -108,7 +108,7 @@ fn run(services: u32, contenders: &mut Vec<Contender>) -> Result<String, Failure
         ratio(2, 1, 1),
         ratio(2, 1, 2)
     );
-    println!("new / nftables {:.2}, new / iptables-legacy {:.3}", ratio(2, 3, 3), ratio(2, 4, 3));
+    println!("new / nftables {:.2}, new / iptables-legacy {:.3}", ratio(2, 4, 3), ratio(2, 5, 3));
     for contender in contenders.iter().filter(|contender| contender.programmed_ms > 0.0) {
         println!(
             "{}: all services programmed in {:.1} ms",
@@ -125,12 +125,13 @@ fn run(services: u32, contenders: &mut Vec<Contender>) -> Result<String, Failure
 fn rounds(
     bench: &mut Bench,
     generate: &BenchProgram,
-    contenders: &[Contender],
+    [drop, echo]: &[BenchProgram; 2],
+    contenders: &mut [Contender],
     flows: u64,
 ) -> Result<Vec<u32>, Failure> {
     let mut found = vec![Vec::new(); contenders.len()];
     for round in 0..=ROUNDS as u64 {
-        for (contender, found) in contenders.iter().zip(&mut found) {
+        for (contender, found) in contenders.iter_mut().zip(&mut found) {
             enter(&contender.namespace)?;
             contender.forget()?;
             let fresh = flows > 1 << 20;
@@ -138,9 +139,15 @@ fn rounds(
             let packets = if fresh { PACKETS / 4 } else { PACKETS };
             let next = if fresh { (1 << 24) + round * u64::from(packets) } else { 0 };
             if !fresh {
+                // Established: there is an answer, after which the way is looked up.
+                contender.end = None;
+                contender.end = Some(bench.attach(echo, contender.out)?);
                 bench.services(0, flows, u64::from(contender.services))?;
                 bench.send(generate, contender.ifindex, flows.max(1024) as u32)?;
+                bench.send(generate, contender.ifindex, flows.max(1024) as u32)?;
             }
+            contender.end = None;
+            contender.end = Some(bench.attach(drop, contender.out)?);
             bench.services(next, flows, u64::from(contender.services))?;
             let took = bench.send(generate, contender.ifindex, packets)?;
             let arrived = bench.arrived()?;
@@ -174,8 +181,10 @@ impl Contender {
             "set -e; n={namespace}; ip netns add $n; ip -n $n link set lo up
              ip -n $n link add in type veth peer name inp; ip -n $n link add out type veth peer name outp
              for l in in inp out outp; do ip -n $n link set $l up; done
-             ip -n $n addr add 10.9.0.1/16 dev in; ip -n $n addr add 10.11.0.1/16 dev out
+             ip -n $n addr add 10.12.0.1/16 dev in; ip -n $n addr add 10.11.0.1/16 dev out
              ip -n $n neigh add 10.11.0.2 lladdr 02:00:00:00:00:02 dev out nud permanent
+             ip -n $n neigh add 10.12.0.2 lladdr 02:00:00:00:00:09 dev in nud permanent
+             ip -n $n route add 10.9.0.0/16 via 10.12.0.2 dev in
              ip -n $n route add 10.10.0.0/16 via 10.11.0.2 dev out
              ip netns exec $n sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 \
                 net.ipv4.conf.in.rp_filter=0 net.ipv6.conf.all.disable_ipv6=1"
@@ -190,7 +199,7 @@ impl Contender {
             namespace,
             services,
             datapath: None,
-            drop: None,
+            end: None,
             ifindex,
             out: index("out")?,
             programmed_ms: 0.0,
@@ -198,17 +207,14 @@ impl Contender {
     }
 
     /// By Weir.
-    fn serve(&mut self) -> Result<(), Failure> {
+    fn serve(&mut self, flags: u32) -> Result<(), Failure> {
         let short: String = self.name.chars().filter(char::is_ascii_alphanumeric).collect();
         let options = options(&short);
         let mut datapath = Datapath::open(options.clone())?;
         let attached = datapath.attach("in", Mode::Enforce)?;
         let tables = datapath.services();
         let none = [0; 16];
-        tables.put_served(&[(
-            attached.ifindex,
-            Served { flags: FROM_POD, pad: 0, v4: none, v6: none },
-        )])?;
+        tables.put_served(&[(attached.ifindex, Served { flags, pad: 0, v4: none, v6: none })])?;
         tables.set_settings(ServiceSettings {
             port_min: 32768,
             port_max: 65535,
@@ -293,7 +299,7 @@ impl Contender {
     }
 
     fn leave(&mut self) {
-        self.drop = None;
+        self.end = None;
         if let Some((datapath, options)) = self.datapath.take() {
             let _ = enter(&self.namespace);
             drop(datapath);

@@ -21,6 +21,7 @@ mod kernel {
     mod enforce;
     mod events;
     mod flood;
+    mod forward;
     mod fragment;
     mod object;
     mod oracle;

@@ -13,6 +13,8 @@ pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_GETADDR: u16 = 22;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_NEWRULE: u16 = 32;
+pub(super) const RTM_GETRULE: u16 = 34;
 pub(super) const RTM_NEWNSID: u16 = 88;
 pub(super) const RTM_GETNSID: u16 = 90;
 pub(super) const NLM_F_REQUEST: u16 = 1;
@@ -35,9 +37,10 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
+const FRA_FWMARK: u16 = 10;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
-/// Length of `struct nlmsghdr`, `ifinfomsg`, `ifaddrmsg`, `rtmsg`, and `rtgenmsg` with its padding.
+/// Length of `struct nlmsghdr`, `ifinfomsg`, `ifaddrmsg`, `rtmsg` (and `fib_rule_hdr`), and `rtgenmsg` with its padding.
 const HEADER: usize = 16;
 const IFINFO: usize = 16;
 const IFADDR: usize = 8;
@@ -89,7 +92,7 @@ pub(super) fn nsid_of(fd: i32, sequence: u32) -> Vec<u8> {
     request(RTM_GETNSID, NLM_F_REQUEST, sequence, &body)
 }
 
-fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+pub(super) fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).expect("a request is short");
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(length.to_ne_bytes());
@@ -192,6 +195,12 @@ pub(super) fn route(body: &[u8]) -> Option<Route> {
         }
     }
     Some(route)
+}
+
+/// Whether a routing rule asks for a mark.
+pub(super) fn is_by_mark(body: &[u8]) -> bool {
+    let mut attributes = attributes(body.get(ROUTE..).unwrap_or(&[]));
+    attributes.any(|(kind, value)| kind == FRA_FWMARK && u32_at(value, 0) != Some(0))
 }
 
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {

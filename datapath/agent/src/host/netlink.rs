@@ -11,9 +11,11 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::message::{self, Message};
 use super::{Changes, Host, Link, LinkStats, Route, namespaces};
 
-/// Multicast groups: links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
-/// (`RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `…_ROUTE`, `RTMGRP_IPV6_IFADDR`, `…_ROUTE`).
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/// Multicast groups: links, IPv4 and IPv6 addresses, routes and rules
+/// (`RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `…_ROUTE`, `…_RULE`, `RTMGRP_IPV6_IFADDR`, `…_ROUTE`).
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | RULES_V6;
+/// `1 << (RTNLGRP_IPV6_RULE - 1)`: it has no name of its own.
+const RULES_V6: u32 = 1 << 18;
 /// The kernel's own answers are at most 32 KiB (`NLMSG_GOODSIZE` in dumps).
 const BUFFER: usize = 64 << 10;
 
@@ -41,6 +43,16 @@ impl Netlink {
     fn next(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
+    }
+
+    /// Whether some routing rule asks for a packet's mark.
+    pub(super) fn routes_by_mark(&mut self) -> io::Result<bool> {
+        let request = message::dump(message::RTM_GETRULE, self.next());
+        let mut found = false;
+        self.ask(&request, true, |message| {
+            found |= message.kind == message::RTM_NEWRULE && message::is_by_mark(message.body);
+        })?;
+        Ok(found)
     }
 
     /// Sends a request and hands on its answers until the last.
@@ -223,6 +235,7 @@ mod tests {
                 let _ = (message::link(message.body), message::address(message.body));
                 let _ = (message::route(message.body), message::errno(message.body));
             }
+            let _ = message::is_by_mark(&bytes);
             let _ = (message::link(&bytes), message::address(&bytes), message::route(&bytes));
         }
     }

@@ -1,8 +1,9 @@
 //! Makes packets for the benchmark of services (`datapath/loader/benches/services.rs`): an XDP program that gives every
 //! frame another source and destination before the stack takes it, and a classifier that ends them behind it.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_PASS};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action::XDP_PASS};
 use aya_ebpf::btf_maps::Array;
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -60,6 +61,35 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
         frame.add(24).cast::<u16>().write_unaligned(sum);
     }
     XDP_PASS
+}
+
+/// Answers: the packet goes back to whom it came from.
+#[classifier]
+pub fn bench_echo(ctx: TcContext) -> i32 {
+    if ctx.data() + HEADERS > ctx.data_end() {
+        return TC_ACT_SHOT;
+    }
+    let frame = ctx.data() as *mut u8;
+    // SAFETY: within the headers by the comparison above.
+    unsafe {
+        swap::<6>(frame, frame.add(6));
+        swap::<4>(frame.add(26), frame.add(30));
+        swap::<2>(frame.add(34), frame.add(36));
+        bpf_redirect((*ctx.skb.skb).ifindex, u64::from(BPF_F_INGRESS)) as i32
+    }
+}
+
+/// # Safety
+/// Both are `N` bytes of a packet.
+#[inline(always)]
+unsafe fn swap<const N: usize>(a: *mut u8, b: *mut u8) {
+    let (a, b) = (a.cast::<[u8; N]>(), b.cast::<[u8; N]>());
+    // SAFETY: by the caller.
+    unsafe {
+        let (first, second) = (a.read_unaligned(), b.read_unaligned());
+        a.write_unaligned(second);
+        b.write_unaligned(first);
+    }
 }
 
 /// Counts what has come through, and ends it.

@@ -15,7 +15,7 @@ use datapath_abi::service::{
     ALIVE, Backend, CHOSEN, Frontend, FrontendKey, LOCAL, MASQUERADE, MASQUERADED, NATIVE, Served,
     ServiceSettings, Slots, UPLINK,
 };
-use datapath_abi::service::{FROM_POD, ServiceCounters};
+use datapath_abi::service::{DIRECT, FROM_POD, ServiceCounters};
 use datapath_loader::{
     Datapath, Mode, Options, ServiceSizes, SocketServices, Transport, default_pin_root,
 };
@@ -112,7 +112,7 @@ impl Cluster {
         let served = |name: &str| match name {
             "up0" => uplink("192.168.77.10", "fd77::10"),
             "up1" => uplink("192.168.78.10", "fd78::10"),
-            _ => Served { flags: FROM_POD, pad: 0, v4: [0; 16], v6: [0; 16] },
+            _ => Served { flags: FROM_POD | DIRECT, pad: 0, v4: [0; 16], v6: [0; 16] },
         };
         let entries: Vec<_> =
             attached.iter().map(|attached| (attached.ifindex, served(&attached.name))).collect();
@@ -227,7 +227,7 @@ pub(crate) fn remote(v6: bool) -> IpAddr {
 }
 
 fn uplink(v4: &str, v6: &str) -> Served {
-    Served { flags: UPLINK | MASQUERADE, pad: 0, v4: address(v4), v6: address(v6) }
+    Served { flags: UPLINK | MASQUERADE | DIRECT, pad: 0, v4: address(v4), v6: address(v6) }
 }
 
 pub(crate) fn keeper(name: &str, pins: &std::path::Path) -> Child {

@@ -41,7 +41,7 @@ fn what_comes_from_outside_is_forwarded_as_was_asked() {
     assert_eq!(direct(&nodes(says(Forwarding::Snat)), Forwarding::Dsr), none);
     let mut datagrams = nodes(balancer());
     datagrams.services[0].ports[0].protocol = 17;
-    datagrams.slices[0].named_ports[0].protocol = 17;
+    datagrams.slices[0].ports[0].protocol = 17;
     assert_eq!(direct(&datagrams, Forwarding::Hybrid), none);
     assert_eq!(direct(&datagrams, Forwarding::Dsr), outside);
 }
@@ -63,7 +63,7 @@ fn what_cannot_be_forwarded_says_why() {
     let mut twice = nodes(balancer());
     let ports = vec![SlicePort { name: "http".to_owned(), protocol: 6, port: 8081 }];
     let again = slice(vec![endpoint("10.1.0.2", "n2")]);
-    twice.slices.push(EndpointSlice { named_ports: ports, ..again });
+    twice.slices.push(EndpointSlice { ports, ..again });
     assert!(why(&twice, here()).contains("two of its endpoints have the address 10.1.0.2"));
     // Nothing of it comes from outside: nothing is missed.
     let inside = Snapshot { nodes: Vec::new(), ..nodes(service("ClusterIP")) };
