@@ -39,7 +39,7 @@ pub struct ServiceSizes {
     pub interfaces: u32,
     /// Names of this node's backends for other nodes, some 80 bytes each.
     pub locals: u32,
-    /// Prefixes that masquerading knows.
+    /// Prefixes that masquerading knows, and nodes; they take memory as they come.
     pub prefixes: u32,
     /// Translated connections, some 120 bytes each.
     pub translations: u32,
@@ -101,7 +101,7 @@ impl ServiceSizes {
         clients: 1 << 16,
         interfaces: 4096,
         locals: 1 << 16,
-        prefixes: 4096,
+        prefixes: 1 << 17,
         translations: 1 << 18,
     };
 
