@@ -105,6 +105,8 @@ pub(crate) fn forward(skb: Skb) -> i32 {
 /// `case.nat.mtu` says what it does.
 #[inline(never)]
 fn find_way(skb: Skb, case: &mut Case) -> u32 {
+    // What another packet left there.
+    case.nat.mtu = 0;
     let headers = &case.seen.headers;
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return black_box(0);

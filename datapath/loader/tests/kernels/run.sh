@@ -10,7 +10,7 @@ repository=$(cd ../../../.. && pwd)
 cache=${CARGO_TARGET_DIR:-$repository/target}/kernels
 
 # What runs there; the rest needs more than there is. All of it takes some five minutes a kernel.
-usual="object::loads object::instructions oracle:: enforce::an_endpoint answer::by_ answer::the_host flood:: fragment:: services::a_cluster services::from_outside services::pods_are services::errors sockets::"
+usual="object::loads object::instructions oracle:: enforce::an_endpoint answer::by_ answer::the_host flood:: fragment:: services::a_cluster services::from_outside services::pods_are services::errors dsr:: sockets::"
 tests=${WEIR_KERNEL_TESTS:-$usual}
 seconds=1200
 
@@ -20,8 +20,8 @@ cannot() {
 }
 
 [ "$(uname -m)" = x86_64 ] || cannot "only written for x86_64"
-for tool in qemu-system-x86_64 cpio busybox apt-get dpkg-deb xz jq ip ping bpftool; do
-    command -v "$tool" >/dev/null || cannot "$tool is not installed (apt-get install qemu-system-x86 cpio busybox-static xz-utils jq iproute2 iputils-ping bpftool)"
+for tool in qemu-system-x86_64 cpio busybox apt-get dpkg-deb xz jq ip ping ethtool bpftool; do
+    command -v "$tool" >/dev/null || cannot "$tool is not installed (apt-get install qemu-system-x86 cpio busybox-static xz-utils jq iproute2 iputils-ping ethtool bpftool)"
 done
 
 # The newest kernel package of a series, unpacked into the cache; prints where.
@@ -64,7 +64,7 @@ test_program() {
 image() {
     local root=$1 kernel=$2 module recorded
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,run/netns,modules}
-    programs "$root" "$program" ip ping bpftool
+    programs "$root" "$program" ip ping ethtool bpftool
     cp "$program" "$root/kernel"
     cp "$(command -v busybox)" "$root/bin/busybox"
     cp init "$root/init"
