@@ -12,6 +12,7 @@ pub mod answer;
 pub mod conn;
 pub mod drops;
 pub mod event;
+pub mod flow_cache;
 pub mod fragment;
 pub mod iface;
 pub mod names;
@@ -22,7 +23,7 @@ pub mod retire;
 pub mod service;
 
 /// Number of this layout. Pinned maps of another number are not adopted.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Derives what crosses the border between kernel and user space.
 macro_rules! layout {

@@ -102,6 +102,9 @@ pub const HASHED: u32 = 4;
 pub const SILENT: u32 = 1 << 4;
 /// The client's address decides alone about its backend ([`HASHED`]), not its port.
 pub const BY_ADDRESS: u32 = 1 << 6;
+/// Direct server return: packets of clients from outside go to a backend of another node within an outer IP header, unchanged,
+/// and the backend answers the client itself.
+pub const DSR: u32 = 1 << 7;
 
 layout! {
     /// An endpoint of a service's port.
@@ -231,6 +234,9 @@ pub const NAT_DESTINATION: u8 = 1;
 pub const NAT_SOURCE: u8 = 2;
 /// As [`NAT_DESTINATION`], by a client from outside: what leaves the host again is masqueraded.
 pub const NAT_OUTSIDE: u8 = 3;
+/// As [`NAT_OUTSIDE`], by direct server return ([`DSR`]): packets keep their destination, and leave within an outer header
+/// towards the backend's address (`stack_addr`).
+pub const NAT_DSR: u8 = 4;
 
 /// Set in `skb->mark` of packets that were balanced at an uplink: if they leave by an uplink, they are masqueraded, so
 /// that answers come back here.

@@ -19,6 +19,7 @@ pub mod answer;
 pub mod atomics;
 pub mod cells;
 pub mod enforce;
+pub mod flow_cache;
 pub mod host;
 pub mod key;
 pub mod nat;
