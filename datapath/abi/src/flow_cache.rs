@@ -29,7 +29,7 @@ pub const HOPS_PER_CPU: u32 = 1024;
 pub const FLUSH_PACKETS: u32 = 64;
 
 /// Buckets that one run of the program `sweep` looks at.
-pub const SWEEP: u32 = 64;
+pub const SWEEP: u32 = 2;
 
 /// First argument of `sweep`: which table.
 pub const SWEEP_V4: u64 = 0;
@@ -42,6 +42,7 @@ pub const SWEEP_AGAIN: u32 = 0xffff;
 
 layout! {
     /// A packet's five-tuple, IPv4, as its bytes lie in the packet.
+    #[repr(align(8))]
     #[derive(Default, Hash)]
     pub struct Tuple4 {
         /// Source address.
@@ -74,6 +75,7 @@ layout! {
 
 layout! {
     /// Where a way's packets go, and those that are yet to be added to the connection's entry.
+    #[repr(align(8))]
     #[derive(Default)]
     pub struct Tail {
         /// Index into [`BACKENDS`](crate::service::BACKENDS).
@@ -158,8 +160,10 @@ layout! {
         pub sum: u32,
         /// 4 or 6.
         pub version: u32,
+        /// Why nothing is sent there: a reason plus one; else 0.
+        pub refused: u32,
         /// Zero.
-        pub pad: [u64; 5],
+        pub pad: [u32; 9],
     } = 128
 }
 

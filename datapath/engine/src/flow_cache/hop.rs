@@ -1,12 +1,10 @@
 //! Next hops: the outer header, and what was sent within it.
 
-use datapath_abi::conn::ConnKey;
 use datapath_abi::flow_cache::Hop;
 use datapath_abi::iface;
 
 use super::ledger::{self, Batch, Ledger};
 use crate::account::Done;
-use crate::key::{self, Ends};
 
 /// Protocol of an outer IPv4 header: IPv4 within it (RFC 2003).
 pub const IPIP: u8 = 4;
@@ -25,6 +23,12 @@ pub fn is_current(hop: &Hop, backend: u32, generation: u32, ifindex: u32, tick: 
         & (hop.generation == generation)
         & (hop.ifindex == ifindex)
         & ((hop.expires.wrapping_sub(tick) as i32) > 0)
+}
+
+/// Whether a packet of this length may go there, which has come to this address; a hop that refuses takes none: its length is 0.
+#[inline(always)]
+pub fn accepts(hop: &Hop, length: u32, mac: [u32; 2]) -> bool {
+    (length <= hop.mtu) & (hop.macs[1] >> 16 == mac[0]) & (hop.macs[2] == mac[1])
 }
 
 /// Counts a packet that was sent; `bytes` behind the link header.
@@ -69,23 +73,16 @@ pub fn settle<H: Ledger>(host: &H, batch: &mut Batch, hop: &mut Hop, tick: u64, 
 
 #[inline(never)]
 fn name(batch: &mut Batch, hop: &Hop, tick: u64) -> Done {
-    let protocol = if hop.version == 4 { IPIP } else { IPV6_IN_IP };
-    let ends = Ends {
-        source: hop.source,
-        destination: hop.destination,
-        source_port: 0,
-        destination_port: 0,
-        protocol,
-    };
-    let (key, direction): (ConnKey, usize) = key::located(hop.ifindex, iface::EGRESS, &ends);
-    *batch = Batch {
-        key,
-        packets: u64::from(hop.packets),
-        bytes: hop.bytes,
-        last: ledger::whole(hop.last, tick),
-        hook: iface::EGRESS,
-        direction: direction as u32,
-        ..Batch::NONE
-    };
+    batch.packets = u64::from(hop.packets);
+    batch.bytes = hop.bytes;
+    batch.last = ledger::whole(hop.last, tick);
+    batch.flags = 0;
+    batch.backend = u32::MAX;
+    batch.ends.source = hop.source;
+    batch.ends.destination = hop.destination;
+    batch.ends.source_port = 0;
+    batch.ends.destination_port = 0;
+    batch.ends.protocol = if hop.version == 4 { IPIP } else { IPV6_IN_IP };
+    batch.locate(hop.ifindex, iface::EGRESS);
     Done::here()
 }

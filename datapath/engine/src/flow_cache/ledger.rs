@@ -7,10 +7,10 @@ use datapath_abi::conn::{
 use datapath_abi::iface;
 use datapath_abi::service::NAT_DSR;
 
-use super::{FINALLY, LINK_HEADER, Query, Tuple};
+use super::{FINALLY, LINK_HEADER, Query};
 use crate::cells::{Cell, ConnCells, Counter, Shared};
 use crate::host::Refusal;
-use crate::key;
+use crate::key::{self, Ends};
 use crate::parse::TCP;
 use crate::service::Services;
 use crate::tcp;
@@ -59,10 +59,12 @@ pub struct Batch {
     pub flags: u32,
     /// Where they went, index into the backends; none: `u32::MAX`.
     pub backend: u32,
-    /// The client's port.
-    pub client_port: u32,
+    /// TCP: the sequence number of the first, where that is a SYN.
+    pub sequence: u32,
     /// Zero.
     pub pad: u32,
+    /// The packets' ends. Here and not on the stack, which has no room.
+    pub(super) ends: Ends,
 }
 
 /// Added.
@@ -94,18 +96,13 @@ pub fn flush<H: Ledger>(host: &H, batch: &Batch, how: u32) -> u32 {
             cause = iface::RETIRING;
             break;
         }
-        match host.insert(&batch.key, |value| batch.begin(host, value)) {
-            Ok(()) => return core::hint::black_box(DONE),
-            Err(Refusal::Exists) => {}
-            Err(Refusal::Full) => {
-                cause = iface::TABLE_FULL;
+        match core::hint::black_box(create(host, batch)) {
+            CREATED => return core::hint::black_box(DONE),
+            EXISTS => {}
+            refused => {
+                cause = refused as usize;
                 break;
             }
-            Err(Refusal::Memory) => {
-                cause = iface::NO_MEMORY;
-                break;
-            }
-            Err(Refusal::Busy) => break,
         }
     }
     if cause == iface::BUSY && how != FINALLY {
@@ -114,6 +111,23 @@ pub fn flush<H: Ledger>(host: &H, batch: &Batch, how: u32) -> u32 {
     let bytes = batch.bytes + LINK_HEADER * batch.packets;
     host.unattributed(batch.key.ifindex(), batch.hook, cause, batch.packets, bytes);
     core::hint::black_box(DONE)
+}
+
+/// What became of a new entry; else the cause why there is none.
+pub(super) const CREATED: u32 = 0x100;
+/// Another CPU was faster.
+pub(super) const EXISTS: u32 = 0x101;
+
+/// Makes the entry of a batch: [`CREATED`] … Out of line: it needs a stack of its own.
+#[inline(never)]
+pub(super) fn create<H: Ledger>(host: &H, batch: &Batch) -> u32 {
+    core::hint::black_box(match host.insert(&batch.key, |value| batch.begin(host, value)) {
+        Ok(()) => CREATED,
+        Err(Refusal::Exists) => EXISTS,
+        Err(Refusal::Full) => iface::TABLE_FULL as u32,
+        Err(Refusal::Memory) => iface::NO_MEMORY as u32,
+        Err(Refusal::Busy) => iface::BUSY as u32,
+    })
 }
 
 /// State of a connection of which only the client's packets are seen, by their flags so far.
@@ -144,19 +158,18 @@ impl Batch {
         direction: 0,
         flags: 0,
         backend: u32::MAX,
-        client_port: 0,
+        sequence: 0,
         pad: 0,
+        ends: Ends::NONE,
     };
 
-    /// Packets that came in by a tuple.
+    /// Finds the key by the ends, at a hook of an interface.
     #[inline(always)]
-    pub(super) fn of<T: Tuple>(&mut self, tuple: &T) {
-        let ends = tuple.ends();
-        let (key, direction) = key::located(tuple.link() >> 9, iface::INGRESS, &ends);
+    pub(super) fn locate(&mut self, ifindex: u32, hook: u32) {
+        let (key, direction) = key::located(ifindex, hook, &self.ends);
         self.key = key;
         self.direction = direction as u32;
-        self.hook = iface::INGRESS;
-        self.client_port = u32::from(ends.source_port);
+        self.hook = hook;
     }
 
     #[inline(always)]
@@ -192,7 +205,7 @@ impl Batch {
     }
 
     #[inline(always)]
-    pub(super) fn begin<H: Ledger>(&self, host: &H, value: &mut ConnValue) {
+    fn begin<H: Ledger>(&self, host: &H, value: &mut ConnValue) {
         let now = host.now_ns();
         let direction = (self.direction & 1) as usize;
         value.dirs[direction] =
@@ -205,6 +218,8 @@ impl Batch {
             value.state = state(self.flags as u8);
             if value.state == STATE_SYN_SENT {
                 value.syn_ns = now;
+                value.initial_seq = self.sequence;
+                value.more[direction].next_seq = self.sequence.wrapping_add(1);
             }
         }
         if self.backend == u32::MAX {
@@ -214,7 +229,7 @@ impl Batch {
             value.nat = NAT_DSR;
             value.stack_addr = backend.address;
             value.stack_port = backend.port;
-            value.stack_peer_port = self.client_port as u16;
+            value.stack_peer_port = self.ends.source_port;
             value.service = backend.service;
             value.backend = self.backend;
         }

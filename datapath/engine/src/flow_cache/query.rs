@@ -2,7 +2,7 @@
 
 use core::hint::black_box;
 
-use datapath_abi::conn::{ConnKey, ConnValue, STATE_CLOSED, STATE_SYN_SENT};
+use datapath_abi::conn::{ConnKey, STATE_CLOSED};
 use datapath_abi::flow_cache::{
     self, AFFINITY, CacheSettings, CpuState, ENTRY, LOCAL_BACKEND, NO_BACKEND, NO_ROOM,
     NOT_IN_RANGE, NOT_SERVED, OVER_RATE, POLICY, STALE,
@@ -10,15 +10,13 @@ use datapath_abi::flow_cache::{
 use datapath_abi::iface;
 use datapath_abi::policy::DENY;
 use datapath_abi::service::{
-    ALIVE, BY_ADDRESS, Backend, CLUSTER_ONLY, DSR, EXTERNAL, Frontend, FrontendKey, HASHED, LOCAL,
-    NAT_DSR, RANGED, UPLINK,
+    ALIVE, BY_ADDRESS, Backend, CLUSTER_ONLY, DSR, EXTERNAL, FrontendKey, HASHED, LOCAL, NAT_DSR,
+    RANGED, UPLINK,
 };
 
-use super::ledger::{Batch, Ledger};
-use super::{NO_SETTINGS, tcp};
-use crate::account::Done;
+use super::ledger::{CREATED, EXISTS, Ledger, create};
+use super::{NO_SETTINGS, Work, tcp};
 use crate::cells::{Cell, ConnCells, Judged};
-use crate::host::Refusal;
 use crate::key::{self, Ends};
 use crate::parse::TCP;
 use crate::service::hash;
@@ -53,6 +51,10 @@ pub struct Query {
     pub found: u32,
     /// Interface.
     pub ifindex: u32,
+    /// Length of the packet within its outer header.
+    pub length: u32,
+    /// Destination of its Ethernet header: two bytes, and four.
+    pub mac: [u32; 2],
     /// TCP: the sequence number.
     pub sequence: u32,
     /// Where it goes.
@@ -61,32 +63,46 @@ pub struct Query {
     pub cause: u32,
     service: u32,
     client: u32,
-    entry: u32,
+    hashed: u32,
     frontend: FrontendKey,
     key: ConnKey,
 }
 
-/// [`KNOWN`] …
+/// [`KNOWN`] … Its steps are called from here, not from each other: the stack of a BPF program is that of the deepest call.
 #[inline(always)]
-pub(super) fn ask<H: Ledger>(host: &H, query: &mut Query, state: &mut CpuState) -> u32 {
+pub(super) fn ask<H: Ledger>(host: &H, work: &mut Work, state: &mut CpuState) -> u32 {
+    let query = &mut work.query;
     let served = black_box(frontend(host, query));
     if served != KNOWN {
         return served;
     }
-    let known = black_box(known(host, query));
+    let mut known = black_box(known(host, query));
     if known == NEW {
-        return black_box(new(host, query, state));
+        let chosen = black_box(choose(host, query));
+        if chosen != KNOWN {
+            return chosen;
+        }
+    } else if known != KNOWN {
+        return known;
     }
-    if known == KNOWN { reach(host, query) } else { known }
-}
-
-/// Whether the backend can be reached.
-#[inline(always)]
-fn reach<H: Ledger>(host: &H, query: &mut Query) -> u32 {
-    match black_box(host.reach(query)) {
-        0 => KNOWN,
-        reason => black_box(ASK_TC - 1 + reason),
+    let refused = black_box(host.reach(query));
+    if refused != 0 {
+        return black_box(ASK_TC - 1 + refused);
     }
+    if known == NEW {
+        known = black_box(enter(host, work, state));
+    }
+    if known == NEW {
+        // Another CPU was faster; it may have chosen otherwise.
+        known = black_box(self::known(host, &mut work.query));
+        if known == NEW {
+            return tc(ENTRY);
+        }
+        if known == KNOWN && black_box(host.reach(&mut work.query)) != 0 {
+            return tc(ENTRY);
+        }
+    }
+    known
 }
 
 #[inline(always)]
@@ -164,9 +180,9 @@ fn is_alive(backend: &Backend, service: u32) -> bool {
     (backend.flags & ALIVE != 0) & (backend.service == service)
 }
 
-/// A flow that nobody knows.
+/// A backend for a flow that nobody knows.
 #[inline(never)]
-fn new<H: Ledger>(host: &H, query: &mut Query, state: &mut CpuState) -> u32 {
+fn choose<H: Ledger>(host: &H, query: &mut Query) -> u32 {
     let Some(frontend) = host.frontend(&query.frontend) else {
         return tc(NOT_SERVED);
     };
@@ -176,40 +192,12 @@ fn new<H: Ledger>(host: &H, query: &mut Query, state: &mut CpuState) -> u32 {
     if frontend.flags & RANGED != 0 && !host.is_in_range(frontend.service, &query.ends.source) {
         return tc(NOT_IN_RANGE);
     }
-    let is_hashed = frontend.flags & HASHED != 0;
+    query.hashed = frontend.flags & HASHED;
     let begins = query.flags as u8 & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
-    if !is_hashed && query.ends.protocol == TCP && !begins {
+    if query.hashed == 0 && query.ends.protocol == TCP && !begins {
         // Of a connection that is older than we are: chance would not find its backend again.
         return tc(ENTRY);
     }
-    let chosen = black_box(choose(host, query, frontend));
-    if chosen != KNOWN {
-        return chosen;
-    }
-    let reached = reach(host, query);
-    if reached != KNOWN {
-        return reached;
-    }
-    if !may_enter(query, state) {
-        query.cause = iface::FLOOD as u32;
-        return if is_hashed { black_box(STATELESS) } else { tc(OVER_RATE) };
-    }
-    black_box(enter(host, query));
-    match query.entry {
-        ENTERED => black_box(ENTERED),
-        // Another CPU was faster; it may have chosen otherwise.
-        NEW => match black_box(known(host, query)) {
-            NEW => tc(ENTRY),
-            KNOWN => reach(host, query),
-            known => known,
-        },
-        _ if is_hashed => black_box(STATELESS),
-        _ => tc(NO_ROOM),
-    }
-}
-
-#[inline(never)]
-fn choose<H: Ledger>(host: &H, query: &mut Query, frontend: &Frontend) -> u32 {
     let number = if frontend.flags & HASHED != 0 {
         let seed = host.service_settings().map_or(0, |settings| settings.seed);
         let port = if frontend.flags & BY_ADDRESS != 0 { 0 } else { query.ends.source_port };
@@ -251,41 +239,34 @@ fn may_enter(query: &Query, state: &mut CpuState) -> bool {
     true
 }
 
-/// Makes the flow's entry, with this packet.
+/// Makes the flow's entry, with this packet, if it may have one. [`NEW`]: another CPU was faster.
 #[inline(never)]
-fn enter<H: Ledger>(host: &H, query: &mut Query) -> Done {
-    let made = host.insert(&query.key, |value| begin(host, query, value));
-    (query.entry, query.cause) = match made {
-        Ok(()) => {
-            host.count(|counters| counters.balanced += 1);
-            (ENTERED, 0)
+fn enter<H: Ledger>(host: &H, work: &mut Work, state: &mut CpuState) -> u32 {
+    let Work { query, batch } = work;
+    let reason = if may_enter(query, state) {
+        batch.key = query.key;
+        batch.ends = query.ends;
+        batch.packets = 1;
+        batch.bytes = u64::from(query.bytes);
+        batch.last = query.tick;
+        batch.direction = query.client;
+        batch.flags = query.flags;
+        batch.sequence = query.sequence;
+        batch.backend = query.backend;
+        match black_box(create(host, batch)) {
+            CREATED => {
+                host.count(|counters| counters.balanced += 1);
+                return black_box(ENTERED);
+            }
+            EXISTS => return black_box(NEW),
+            cause => query.cause = cause,
         }
-        Err(Refusal::Exists) => (NEW, 0),
-        Err(Refusal::Full) => (STATELESS, iface::TABLE_FULL as u32),
-        Err(Refusal::Memory) => (STATELESS, iface::NO_MEMORY as u32),
-        Err(Refusal::Busy) => (STATELESS, iface::BUSY as u32),
+        NO_ROOM
+    } else {
+        query.cause = iface::FLOOD as u32;
+        OVER_RATE
     };
-    Done::here()
-}
-
-#[inline(always)]
-fn begin<H: Ledger>(host: &H, query: &Query, value: &mut ConnValue) {
-    let batch = Batch {
-        key: query.key,
-        packets: 1,
-        bytes: u64::from(query.bytes),
-        last: query.tick,
-        direction: query.client,
-        flags: query.flags,
-        backend: query.backend,
-        client_port: u32::from(query.ends.source_port),
-        ..Batch::NONE
-    };
-    batch.begin(host, value);
-    if value.state == STATE_SYN_SENT {
-        value.initial_seq = query.sequence;
-        value.more[(query.client & 1) as usize].next_seq = query.sequence.wrapping_add(1);
-    }
+    if query.hashed != 0 { black_box(STATELESS) } else { tc(reason) }
 }
 
 // === impl Query ===
@@ -300,12 +281,14 @@ impl Query {
         flags: 0,
         found: 0,
         ifindex: 0,
+        length: 0,
+        mac: [0; 2],
         sequence: 0,
         backend: 0,
         cause: 0,
         service: 0,
         client: 0,
-        entry: 0,
+        hashed: 0,
         frontend: FrontendKey { address: [0; 16], port: 0, protocol: 0, pad: 0, pad2: 0 },
         key: ConnKey { low_addr: [0; 16], high_addr: [0; 16], low_port: 0, high_port: 0, link: 0 },
     };

@@ -18,7 +18,7 @@ use datapath_engine::cells::{Cell, ConnCells, Counter, Judged};
 use datapath_engine::flow_cache::way::Bucket;
 use datapath_engine::flow_cache::{
     COUNTED, LATER, Ledger, NO_WAY, PASS, Query, Tuple, Work, count, count_stateless, find, hop,
-    resolve, suffices, sweep,
+    resolve, settle, suffices, sweep,
 };
 use datapath_engine::{Refusal, Services, key};
 
@@ -280,7 +280,11 @@ fn packet<B: Family>(
     match answer {
         NO_WAY => count_stateless(tables, work, state),
         _ if answer & COUNTED != 0 => {}
-        way => count(tables, work, state, bucket, way & 1, (flags, bytes, tables.now)),
+        way => {
+            if count(bucket.tail_mut(way & 1), flags, bytes, tables.now as u32) {
+                settle(tables, work, state, bucket, way & 1 | LATER);
+            }
+        }
     }
     true
 }
