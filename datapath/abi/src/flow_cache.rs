@@ -29,7 +29,7 @@ pub const HOPS_PER_CPU: u32 = 1024;
 pub const FLUSH_PACKETS: u32 = 64;
 
 /// Buckets that one run of the program `sweep` looks at.
-pub const SWEEP: u32 = 2;
+pub const SWEEP: u32 = 8;
 
 /// First argument of `sweep`: which table.
 pub const SWEEP_V4: u64 = 0;

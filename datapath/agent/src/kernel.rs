@@ -94,6 +94,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn features(&self) -> Vec<Feature>;
     /// Begins to observe an interface; harmless when it is observed already.
     fn attach(&mut self, name: &str) -> Result<Attached>;
+    /// Has the driver send on what it may, at the host's own interfaces; harmless where that is done already.
+    fn accelerate(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Ends it; the interface's counters stay.
     fn detach(&mut self, ifindex: u32) -> Result<()>;
     /// Forgets the counters of an interface that is not observed any more.

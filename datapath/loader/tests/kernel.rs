@@ -29,4 +29,5 @@ mod kernel {
     mod sockets;
     mod stale;
     mod traces;
+    mod xdp;
 }
