@@ -196,10 +196,10 @@ fn send<B: Bucket>(
             black_box(settle(&xdp, work, state, bucket, answer | LATER));
         }
     } else if answer & COUNTED == 0
-        && let Some(work) = WORK.get_ptr(0)
+        && let Some(work) = WORK.get_ptr_mut(0)
     {
         // SAFETY: this CPU's own.
-        count_stateless(&xdp, unsafe { &*work }, state);
+        black_box(count_stateless(&xdp, unsafe { &mut *work }, state));
     }
     if sent { XDP_TX } else { XDP_DROP }
 }

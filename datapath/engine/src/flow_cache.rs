@@ -38,6 +38,13 @@ pub const COUNTED: u32 = 4;
 /// The packet is left to the tc program: this and the reason.
 pub const PASS: u32 = 0x100;
 
+/// [`Query::cause`]: none, for the flow has an entry, in which the packet is to be counted.
+const IN_ENTRY: u32 = 0xff;
+/// A flow is active that was seen in this part of a second.
+const ACTIVE: u32 = 4;
+/// Of so many packets one takes an active flow's way.
+const PATIENCE: u64 = 16;
+
 /// TCP flags by which a connection begins or ends: its entry is to know at once.
 const TURNS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
@@ -74,6 +81,13 @@ pub fn resolve<B: Bucket, H: Ledger>(
     } else {
         let index = victim(bucket);
         if bucket.tuple(index).link() != 0 {
+            let age = (work.query.tick as u32).wrapping_sub(bucket.tail(index).last);
+            if age < work.query.settings.second / ACTIVE && state.misses % PATIENCE != 0 {
+                // More flows than ways, all of them active: who has a way mostly keeps it, for taking it in turns they
+                // would find none at all.
+                work.query.cause = IN_ENTRY;
+                return black_box(if answer == ENTERED { NO_WAY | COUNTED } else { NO_WAY });
+            }
             state.evictions += 1;
             black_box(settle(host, work, state, bucket, index | FINALLY));
         }
@@ -97,14 +111,20 @@ pub fn count(tail: &mut Tail, flags: u8, bytes: u32, tick: u32) -> bool {
 }
 
 /// Counts a packet that was sent without.
-#[inline(always)]
-pub fn count_stateless<H: Ledger>(host: &H, work: &Work, state: &mut CpuState) {
-    let query = &work.query;
+#[inline(never)]
+pub fn count_stateless<H: Ledger>(host: &H, work: &mut Work, state: &mut CpuState) -> u32 {
+    let Work { query, batch } = work;
+    if query.cause == IN_ENTRY {
+        query.single(batch);
+        state.flushes += 1;
+        return black_box(ledger::flush(host, batch, FINALLY));
+    }
     if query.cause == iface::FLOOD as u32 {
         state.flood += 1;
     }
     let length = u64::from(query.bytes) + LINK_HEADER;
     host.unattributed(query.ifindex, iface::INGRESS, query.cause as usize, 1, length);
+    black_box(ledger::DONE)
 }
 
 /// Adds what a way holds to its connection's entry. What the table's lock does not let through stays, or with [`FINALLY`] is

@@ -14,7 +14,7 @@ use datapath_abi::service::{
     RANGED, UPLINK,
 };
 
-use super::ledger::{CREATED, EXISTS, Ledger, create};
+use super::ledger::{Batch, CREATED, EXISTS, Ledger, create};
 use super::{NO_SETTINGS, Work, tcp};
 use crate::cells::{Cell, ConnCells, Judged};
 use crate::key::{self, Ends};
@@ -244,15 +244,7 @@ fn may_enter(query: &Query, state: &mut CpuState) -> bool {
 fn enter<H: Ledger>(host: &H, work: &mut Work, state: &mut CpuState) -> u32 {
     let Work { query, batch } = work;
     let reason = if may_enter(query, state) {
-        batch.key = query.key;
-        batch.ends = query.ends;
-        batch.packets = 1;
-        batch.bytes = u64::from(query.bytes);
-        batch.last = query.tick;
-        batch.direction = query.client;
-        batch.flags = query.flags;
-        batch.sequence = query.sequence;
-        batch.backend = query.backend;
+        query.single(batch);
         match black_box(create(host, batch)) {
             CREATED => {
                 host.count(|counters| counters.balanced += 1);
@@ -272,6 +264,21 @@ fn enter<H: Ledger>(host: &H, work: &mut Work, state: &mut CpuState) -> u32 {
 // === impl Query ===
 
 impl Query {
+    /// The packet, to be added to its entry.
+    #[inline(always)]
+    pub(super) fn single(&self, batch: &mut Batch) {
+        batch.key = self.key;
+        batch.ends = self.ends;
+        batch.packets = 1;
+        batch.bytes = u64::from(self.bytes);
+        batch.last = self.tick;
+        batch.hook = iface::INGRESS;
+        batch.direction = self.client;
+        batch.flags = self.flags;
+        batch.sequence = self.sequence;
+        batch.backend = self.backend;
+    }
+
     /// Nothing asked.
     pub const NONE: Self = Self {
         settings: NO_SETTINGS,

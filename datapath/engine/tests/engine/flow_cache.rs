@@ -245,6 +245,7 @@ fn packet<B: Family>(
 ) -> bool {
     let tuple = B::tuple_of(flow);
     let Cpu { state, work, buckets } = cpu;
+    state.misses += 1;
     let bucket = &mut buckets[tuple.hash(settings.seed) as usize % BUCKETS];
     (work.query.settings, work.query.tick) = (*settings, tables.now);
     let ends = tuple.ends();
@@ -268,7 +269,7 @@ fn packet<B: Family>(
         return false;
     }
     let backend =
-        if answer == NO_WAY { work.query.backend } else { bucket.tail(answer & 1).backend };
+        if answer & NO_WAY != 0 { work.query.backend } else { bucket.tail(answer & 1).backend };
     let to = tables.backends[backend as usize];
     assert!(to.flags & ALIVE != 0 && to.flags & LOCAL == 0 && to.service == 9, "{to:?}");
     assert!(!tables.is_subject || suffices, "policy");
@@ -278,8 +279,10 @@ fn packet<B: Family>(
         assert_eq!((known.nat, known.stack_addr), (NAT_DSR, to.address), "the flow's own backend");
     }
     match answer {
-        NO_WAY => count_stateless(tables, work, state),
         _ if answer & COUNTED != 0 => {}
+        NO_WAY => {
+            count_stateless(tables, work, state);
+        }
         way => {
             if count(bucket.tail_mut(way & 1), flags, bytes, tables.now as u32) {
                 settle(tables, work, state, bucket, way & 1 | LATER);
