@@ -2,13 +2,14 @@
 //! [`datapath_abi::flow_cache`].
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use datapath_abi::flow_cache::{
-    self, CacheSettings, CpuState, HOPS_PER_CPU, REASONS, SWEEP, SWEEP_AGAIN, SWEEP_HOPS, SWEEP_V4,
-    SWEEP_V6,
+    self, Bucket4, Bucket6, CacheSettings, CpuState, HOPS_PER_CPU, Hop, REASONS, SWEEP,
+    SWEEP_AGAIN, SWEEP_HOPS, SWEEP_V4, SWEEP_V6, Tail, Way4, Way6,
 };
 
 use crate::error::Doing;
@@ -16,6 +17,10 @@ use crate::pins::Pins;
 use crate::sys::{self, info, map, run};
 use crate::table::read_array;
 use crate::{Error, bench};
+
+mod pending;
+
+use pending::Pending;
 
 /// Which kind of XDP hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,10 @@ struct Shared {
     settings: OwnedFd,
     state: OwnedFd,
     sweep: Option<OwnedFd>,
+    /// By the numbers of tables.
+    pending: [Pending; 3],
+    /// Sweeps so far.
+    sweeps: AtomicU32,
     cpus: u32,
     /// Buckets of a CPU, by family.
     buckets: [u32; 2],
@@ -78,6 +87,8 @@ struct Shared {
     writing: Mutex<()>,
 }
 
+/// Of so many sweeps one looks at every way, and takes it from a flow that is gone.
+const ALL: u32 = 256;
 /// How often a chunk is tried while the XDP program is busy on its CPU.
 const TRIES: u32 = 200;
 
@@ -116,7 +127,29 @@ impl FlowCache {
                 info::info(open(name)?.as_fd());
             found.map(|info| info.max_entries / cpus).doing(|| name)
         };
+        let pending = |name: &str, size: usize, at: [usize; 2]| {
+            Pending::map(open(name)?, size, at).doing(|| format!("mapping {name}"))
+        };
+        let tail = offset_of!(Tail, pending);
+        let ways4 = offset_of!(Way4, tail) + tail;
+        let ways6 = offset_of!(Way6, tail) + tail;
+        let packets = offset_of!(Hop, packets);
+        let pending = [
+            pending(
+                flow_cache::BUCKETS4,
+                size_of::<Bucket4>(),
+                [ways4, ways4 + size_of::<Way4>()],
+            )?,
+            pending(
+                flow_cache::BUCKETS6,
+                size_of::<Bucket6>(),
+                [ways6, ways6 + size_of::<Way6>()],
+            )?,
+            pending(flow_cache::HOPS, size_of::<Hop>(), [packets; 2])?,
+        ];
         Ok(Self(Arc::new(Shared {
+            pending,
+            sweeps: AtomicU32::new(0),
             settings: open(flow_cache::SETTINGS)?,
             state: open(flow_cache::STATE)?,
             sweep,
@@ -229,8 +262,13 @@ impl Shared {
         let tables =
             [(SWEEP_V4, self.buckets[0]), (SWEEP_V6, self.buckets[1]), (SWEEP_HOPS, HOPS_PER_CPU)];
         let mut left = 0;
+        let all = self.sweeps.fetch_add(1, Ordering::Relaxed) % ALL == ALL - 1;
         for (table, entries) in tables {
             for start in (0..entries).step_by(SWEEP as usize) {
+                let first = (cpu * entries + start) as usize;
+                if !all && !self.pending[table as usize].is_any(first..first + SWEEP as usize) {
+                    continue;
+                }
                 match self.chunk(cpu, table, start) {
                     Ok(kept) => left += u64::from(kept),
                     // A CPU that is off has swept nothing, and sends nothing.

@@ -25,6 +25,8 @@ struct Node {
     lab: Lab,
     datapath: Datapath,
     attached: Attached,
+    /// Keeps the other side's program.
+    peer: OwnedFd,
 }
 
 // === impl Node ===
@@ -38,7 +40,7 @@ impl Node {
         lab.options.drops = false;
         let (here, there) = (lab.here(), lab.there());
         // What XDP sends out of a veth is only taken where the other side polls.
-        receive_offload(&there);
+        let peer = pass_all(&there);
         lab.run(&here, &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
         lab.run(&here, &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"]);
         let mac = raw::hardware(&there);
@@ -72,7 +74,7 @@ impl Node {
             .collect();
         let backends: Vec<_> = (0..).zip(backends).collect();
         tables.put_backends(&backends).unwrap();
-        let mut node = Self { lab, datapath, attached };
+        let mut node = Self { lab, datapath, attached, peer };
         node.serve([&[0, 1], &[2]]);
         node
     }
@@ -108,11 +110,19 @@ impl Node {
         let (here, there) = (self.lab.here(), self.lab.there());
         let (ready, wait) = mpsc::channel();
         let listener = there.clone();
-        let capture = std::thread::spawn(move || within(&listener, move || listen(&ready)));
-        wait.recv().unwrap();
         let frame = raw::frame(&there, &here);
-        raw::send(&there, packets.iter().map(|packet| frame(packet)).collect());
-        capture.join().unwrap()
+        let frames: Vec<_> = packets.iter().map(|packet| frame(packet)).collect();
+        let expected = frames.len();
+        let capture =
+            std::thread::spawn(move || within(&listener, move || listen(&ready, expected)));
+        wait.recv().unwrap();
+        // Few at a time, so that no queue overflows.
+        for frames in frames.chunks(64) {
+            raw::send(&there, frames.to_vec());
+        }
+        let back = capture.join().unwrap();
+        println!("{:?}", self.datapath.flow_cache().counters().unwrap());
+        back
     }
 
     /// Connections of the client's, by its port.
@@ -141,30 +151,34 @@ impl Node {
     }
 }
 
-/// Turns generic receive offload on, and with it NAPI (drivers/net/veth.c).
-fn receive_offload(namespace: &str) {
-    const SIOCETHTOOL: libc::c_ulong = 0x8946;
-    const ETHTOOL_SGRO: u32 = 0x2c;
+/// Attaches an XDP program that lets all pass.
+fn pass_all(namespace: &str) -> OwnedFd {
+    const PROG_LOAD: libc::c_long = 5;
+    const LINK_CREATE: libc::c_long = 28;
+    /// `r0 = XDP_PASS; exit`
+    static PROGRAM: [u64; 2] = [2 << 32 | 0xb7, 0x95];
+    static LICENSE: &[u8] = b"GPL\0";
     within(namespace, || {
-        let mut value = [ETHTOOL_SGRO, 1];
-        // SAFETY: zero is a value of this structure of integers.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(b"veth0") {
-            *to = *from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-        // SAFETY: a descriptor of our own, and a structure that lives through the call.
-        unsafe {
-            let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-            let result = libc::ioctl(socket, SIOCETHTOOL as _, &mut request);
-            assert_eq!(result, 0, "GRO: {}", std::io::Error::last_os_error());
-            libc::close(socket);
-        }
-    });
+        let bpf = |command: libc::c_long, attributes: &[u32]| {
+            let size = size_of_val(attributes);
+            // SAFETY: the attributes' addresses are those of statics.
+            let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size) };
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            // SAFETY: a new descriptor.
+            unsafe { OwnedFd::from_raw_fd(fd as i32) }
+        };
+        let halves = |address: u64| [address as u32, (address >> 32) as u32];
+        let [a, b] = halves(PROGRAM.as_ptr() as u64);
+        let [c, d] = halves(LICENSE.as_ptr() as u64);
+        let program = bpf(PROG_LOAD, &[6, 2, a, b, c, d, 0, 0, 0, 0, 0, 0]);
+        // SAFETY: the name is NUL-terminated.
+        let ifindex = unsafe { libc::if_nametoindex(c"veth0".as_ptr()) };
+        bpf(LINK_CREATE, &[program.as_raw_fd() as u32, ifindex, 37, 1 << 2])
+    })
 }
 
 /// Packets within packets that come in by `veth0`, until none comes for a while.
-fn listen(ready: &mpsc::Sender<()>) -> Vec<Vec<u8>> {
+fn listen(ready: &mpsc::Sender<()>, expected: usize) -> Vec<Vec<u8>> {
     // SAFETY: plain calls on a new descriptor; the buffer is as long as is said.
     unsafe {
         let socket = libc::socket(
@@ -179,7 +193,7 @@ fn listen(ready: &mpsc::Sender<()>) -> Vec<Vec<u8>> {
         ready.send(()).unwrap();
         let (mut found, mut last) = (Vec::new(), Instant::now());
         let mut buffer = vec![0u8; 65536];
-        while last.elapsed() < Duration::from_millis(400) {
+        while last.elapsed() < Duration::from_secs(2) && found.len() < expected {
             let length = libc::recv(
                 socket.as_raw_fd(),
                 buffer.as_mut_ptr().cast(),
@@ -405,10 +419,10 @@ fn a_connection_stays_where_it_is_and_the_next_agent_takes_over() {
     assert!(check(&fresh, &node.exchange(fresh.clone())).iter().all(|(_, to)| *to == second));
     // Another process: the hook goes on meanwhile, and nothing is lost.
     let hits = node.datapath.flow_cache().counters().unwrap();
-    let Node { lab, datapath, attached } = node;
+    let Node { lab, datapath, attached, peer } = node;
     drop(datapath);
     let datapath = lab.open();
-    let mut node = Node { lab, datapath, attached };
+    let mut node = Node { lab, datapath, attached, peer };
     assert_eq!(node.datapath.accelerated(), [node.attached.ifindex]);
     assert_eq!(node.accelerate(), Ok(()));
     let mut now = check(&next, &node.exchange(next.clone()));
@@ -424,11 +438,11 @@ fn a_connection_stays_where_it_is_and_the_next_agent_takes_over() {
     assert_eq!(sum, 80);
     // Without the option it goes, and what was in the cache is in the table.
     check(&next, &node.exchange(next.clone()));
-    let Node { mut lab, datapath, attached } = node;
+    let Node { mut lab, datapath, attached, peer } = node;
     drop(datapath);
     lab.options.xdp = None;
     let datapath = lab.open();
-    let node = Node { lab, datapath, attached };
+    let node = Node { lab, datapath, attached, peer };
     assert!(node.datapath.accelerated().is_empty());
     let sum: u64 = node
         .connections()
