@@ -42,7 +42,7 @@ pub const PASS: u32 = 0x100;
 const IN_ENTRY: u32 = 0xff;
 /// A flow is active that was seen in this part of a second.
 const ACTIVE: u32 = 4;
-/// Of so many packets one takes an active flow's way.
+/// Of so many packets one takes an active flow's way: a power of two.
 const PATIENCE: u64 = 16;
 
 /// TCP flags by which a connection begins or ends: its entry is to know at once.
@@ -82,7 +82,7 @@ pub fn resolve<B: Bucket, H: Ledger>(
         let index = victim(bucket);
         if bucket.tuple(index).link() != 0 {
             let age = (work.query.tick as u32).wrapping_sub(bucket.tail(index).last);
-            if age < work.query.settings.second / ACTIVE && state.misses % PATIENCE != 0 {
+            if age < work.query.settings.second / ACTIVE && state.misses & (PATIENCE - 1) != 0 {
                 // More flows than ways, all of them active: who has a way mostly keeps it, for taking it in turns they
                 // would find none at all.
                 work.query.cause = IN_ENTRY;

@@ -85,8 +85,8 @@ fn measure(options: &Options) -> Result<String, Failure> {
     println!("{:?}", datapath.flow_cache().counters()?);
     forget(&datapath)?;
     json.push(new("new, all enter", &mut bench, &programs, &datapath, ifindex)?);
-    datapath.flow_cache().limit(125_000)?;
-    json.push(new("new, 125,000 a second enter", &mut bench, &programs, &datapath, ifindex)?);
+    datapath.flow_cache().limit(0)?;
+    json.push(new("new, beyond what may enter", &mut bench, &programs, &datapath, ifindex)?);
     println!("{:?}", datapath.flow_cache().counters()?);
     Ok(format!("{{{}}}", json.join(",")))
 }

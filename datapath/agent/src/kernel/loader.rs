@@ -12,8 +12,8 @@ use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
 use datapath_abi::service::{Asked, NAT_NONE, ReplyKey, UPLINK};
 use datapath_loader::{
-    AttachedBy, Clock, Connections, Datapath, Mode, Options, PolicyTables, ReportedMap,
-    ServiceTables,
+    AttachedBy, CacheCounters, Clock, Connections, Datapath, Mode, Options, PolicyTables,
+    ReportedMap, ServiceTables,
 };
 
 use super::{Attached, Event, Events, Feature, Kernel, KernelError, MapUse, Result};
@@ -145,6 +145,10 @@ impl Kernel for Loaded {
             }
         }
         Ok(())
+    }
+
+    fn flow_cache(&self) -> Option<CacheCounters> {
+        self.accelerates.then(|| self.datapath.flow_cache().counters().ok()).flatten()
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<()> {
