@@ -154,7 +154,10 @@ impl Node {
             (packets, a.1 + b.1 - 14 * packets)
         };
         let link = self.lab.link_of("veth0");
-        ([bare(connections.rx, others.rx), bare(connections.tx, others.tx)], [link.rx, link.tx])
+        Account {
+            ours: [bare(connections.rx, others.rx), bare(connections.tx, others.tx)],
+            interface: [link.rx, link.tx],
+        }
     }
 }
 
