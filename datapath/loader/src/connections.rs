@@ -181,7 +181,8 @@ impl Connections {
 
     /// Removes connections; what they held is gone, so only after it was reported.
     pub fn remove(&self, keys: &[ConnKey]) -> Result<(), Error> {
-        map::delete_batch(self.fd(), keys).doing(|| "removing connections")
+        map::delete_batch(self.fd(), keys).doing(|| "removing connections")?;
+        if keys.is_empty() { Ok(()) } else { self.0.cache.forgotten() }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

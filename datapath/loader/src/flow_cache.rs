@@ -196,6 +196,12 @@ impl FlowCache {
         self.change(|_| ())
     }
 
+    /// Connections were removed: a flow that comes back may be sent elsewhere by another CPU, so no way may outlive its
+    /// entry.
+    pub(crate) fn forgotten(&self) -> Result<(), Error> {
+        if self.0.active.load(Ordering::Relaxed) { self.renew() } else { Ok(()) }
+    }
+
     fn change(&self, what: impl FnOnce(&mut CacheSettings)) -> Result<(), Error> {
         let _writing = self.0.writing.lock();
         let mut settings = CacheSettings::default();

@@ -331,7 +331,10 @@ fn others(tables: &mut Tables, settings: &mut CacheSettings, chance: &mut Chance
                     });
                 tables.removed.set(sum);
             }
+            let before = entries.len();
             entries.retain(|_, cells| !retired(cells));
+            // Another CPU may choose otherwise now.
+            generation += u32::from(entries.len() != before);
         }
         5 => tables.is_busy = chance.below(4) == 0,
         6 => tables.reaches = chance.below(4) != 0,
