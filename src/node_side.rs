@@ -54,6 +54,13 @@ pub struct Args {
     /// included. Their flows cost no translation, but a pod's then show only the backend.
     #[arg(long, value_enum, value_name = "WHOSE", default_value_t = SocketsOf::Host)]
     pub socket_services: SocketsOf,
+    /// Whether packets of direct server return to other nodes are sent on by XDP at the host's own interfaces. Where the
+    /// driver has none, they are sent on later, by tc.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Xdp::Off)]
+    pub xdp: Xdp,
+    /// Flows that may enter XDP's cache of one CPU in a second; packets of others are sent on, and counted as unattributed.
+    #[arg(long, value_name = "N", default_value_t = 125_000)]
+    pub xdp_new_flows: u32,
     /// How a backend is chosen where the service does not say (annotation `service.cilium.io/lb-algorithm`).
     #[arg(long, value_enum, value_name = "HOW", default_value_t = LbAlgorithm::Random)]
     pub lb_algorithm: LbAlgorithm,
@@ -239,6 +246,12 @@ impl Args {
             },
             direct: self.forwarding == Forwarding::Direct,
             masquerade: self.masquerade,
+            xdp: match self.xdp {
+                Xdp::Off => agent::services::Xdp::Off,
+                Xdp::Native => agent::services::Xdp::Native,
+                Xdp::Generic => agent::services::Xdp::Generic,
+            },
+            xdp_new_per_second: self.xdp_new_flows,
             native: self.masquerade_exclude.clone(),
             ..agent::services::Options::default()
         };
@@ -294,6 +307,17 @@ pub enum SocketsOf {
     Host,
     /// Those of every process.
     All,
+}
+
+/// Which XDP hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Xdp {
+    /// None.
+    Off,
+    /// The driver's.
+    Native,
+    /// The kernel's own, whatever the driver: slow, for tests.
+    Generic,
 }
 
 /// How a backend is chosen.

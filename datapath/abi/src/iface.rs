@@ -54,13 +54,15 @@ pub const DENIED_FULL: usize = 7;
 /// Answers to packets that the policy refused at the ingress hook, as they leave by the egress hook. (Those to packets
 /// that it refused at the egress hook come in without the interface's counting them.)
 pub const ANSWER: usize = 8;
+/// Packets of new flows to a service, sent on by the XDP program without an entry: there were more of them than may enter.
+pub const FLOOD: usize = 9;
 /// Number of causes.
-pub const CAUSES: usize = 9;
+pub const CAUSES: usize = 10;
 
 layout! {
     /// Everything at this hook that no connection holds, by cause.
     pub struct IfaceCounters {
-        /// Indexed by [`ARP`] to [`ANSWER`].
+        /// Indexed by [`ARP`] to [`FLOOD`].
         pub causes: [Count; CAUSES],
-    } = 144
+    } = 160
 }

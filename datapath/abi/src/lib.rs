@@ -12,6 +12,7 @@ pub mod answer;
 pub mod conn;
 pub mod drops;
 pub mod event;
+pub mod flow_cache;
 pub mod fragment;
 pub mod iface;
 pub mod names;

@@ -12,7 +12,7 @@ use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
 use datapath_abi::service::{Asked, ReplyKey, ServiceCounters};
-use datapath_loader::{Connections, PolicyTables, ServiceTables};
+use datapath_loader::{CacheCounters, Connections, PolicyTables, ServiceTables};
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -94,6 +94,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn features(&self) -> Vec<Feature>;
     /// Begins to observe an interface; harmless when it is observed already.
     fn attach(&mut self, name: &str) -> Result<Attached>;
+    /// Has the driver send on what it may, at the host's own interfaces; harmless where that is done already.
+    fn accelerate(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Ends it; the interface's counters stay.
     fn detach(&mut self, ifindex: u32) -> Result<()>;
     /// Forgets the counters of an interface that is not observed any more.
@@ -132,6 +136,10 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     /// What became of packets to services; none where nothing is served.
     fn service_counters(&self) -> Option<ServiceCounters> {
         self.services().and_then(|tables| tables.counters().ok())
+    }
+    /// How XDP's flow cache fares; none without.
+    fn flow_cache(&self) -> Option<CacheCounters> {
+        None
     }
     /// Visits what the policy refused; as for connections, some may be visited twice.
     fn denied(&self, each: &mut dyn FnMut(&DeniedKey, &DeniedCounter)) -> Result<()>;

@@ -1,7 +1,9 @@
 //! The agent's metrics: Hubble's names where Hubble has the thing, `weir_agent_…` for the rest.
 
 use datapath_abi::conn::STATE_NONE;
+use datapath_abi::flow_cache::REASON_NAMES;
 use datapath_abi::service::ServiceCounters;
+use datapath_loader::CacheCounters;
 use hashbrown::HashMap;
 use model::{Protocol, Reporter};
 use parking_lot::Mutex;
@@ -29,6 +31,7 @@ pub(crate) struct Metrics {
     unattributed: IntCounterVec,
     answers: IntCounterVec,
     services: IntCounterVec,
+    xdp: IntCounterVec,
     tables: IntGaugeVec,
     table_sizes: IntGaugeVec,
     pub(crate) batches: IntCounter,
@@ -124,6 +127,11 @@ impl Metrics {
             services: counters(
                 "weir_agent_services_total",
                 "What became of packets to services: connections balanced, masqueraded, sockets; packets refused or dropped.",
+                &["outcome"],
+            )?,
+            xdp: counters(
+                "weir_agent_xdp_packets_total",
+                "Packets that XDP sent on (hit, miss, flood), flows that lost their way (evicted), and packets left to tc, by reason.",
                 &["outcome"],
             )?,
             tables: gauges(
@@ -253,6 +261,24 @@ impl Metrics {
         for (outcome, total) in crate::local::services::counters(counted) {
             let counter = self.services.with_label_values(&[&outcome]);
             counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
+    /// What XDP's flow cache has counted.
+    pub(crate) fn flow_cache(&self, counted: &CacheCounters) {
+        let cache = [
+            ("hit", counted.hits),
+            ("miss", counted.misses),
+            ("flood", counted.flood),
+            ("evicted", counted.evictions),
+        ];
+        let passes = REASON_NAMES.into_iter().zip(counted.passes);
+        for (outcome, total) in cache.into_iter().chain(passes) {
+            let counter = self.xdp.with_label_values(&[outcome]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        for (name, capacity) in ["xdp_flows4", "xdp_flows6"].into_iter().zip(counted.capacity) {
+            self.table_sizes.with_label_values(&[name]).set(capacity.cast_signed());
         }
     }
 

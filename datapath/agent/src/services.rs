@@ -57,6 +57,22 @@ pub struct Options {
     pub ports: (u16, u16),
     /// Whether established connections go past the host's stack, where nothing speaks against it.
     pub direct: bool,
+    /// Whether packets of direct server return are sent on by XDP.
+    pub xdp: Xdp,
+    /// Flows that may enter XDP's cache of one CPU in a second.
+    pub xdp_new_per_second: u32,
+}
+
+/// XDP at the host's own interfaces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Xdp {
+    /// None.
+    #[default]
+    Off,
+    /// The driver's own, where it has one.
+    Native,
+    /// The kernel's: for tests.
+    Generic,
 }
 
 /// Whose sockets go to a backend at once, so that none of their packets is translated.
@@ -143,6 +159,8 @@ impl Default for Options {
             sockets: Sockets::Host,
             ports: (32_768, 65_535),
             direct: true,
+            xdp: Xdp::Off,
+            xdp_new_per_second: 125_000,
         }
     }
 }

@@ -193,6 +193,9 @@ impl Worker {
         if let Some(counters) = self.kernel.service_counters() {
             self.metrics.services(&counters);
         }
+        if let Some(counters) = self.kernel.flow_cache() {
+            self.metrics.flow_cache(&counters);
+        }
         for (name, entries, capacity) in self.programmed.ask(Book::uses).into_iter().flatten() {
             self.metrics.table(name, entries, capacity);
         }

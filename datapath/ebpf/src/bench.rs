@@ -17,6 +17,7 @@ use crate::skb::Skb;
 
 mod policy;
 mod services;
+mod xdp;
 
 /// Number of the next packet, and mask: flows − 1, flows being a power of two.
 #[btf_map(name = "bench")]

@@ -1,6 +1,6 @@
 //! eBPF programs: hooks and maps that bind the engine to the kernel.
 //!
-//! Only the classifiers of `enforce` may end a packet's way, make its `answer` of it, `rewrite` its addresses, or encapsulate it (`dsr`); those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
+//! Only the classifiers of `enforce` may end a packet's way, make its `answer` of it, `rewrite` its addresses, or encapsulate it (`dsr`), and that of `xdp` sends packets on; those of `observe` answer "next", the socket hook answers "allow". One noun a file; what a packet's account and its verdict
 //! mean is in the engine.
 //!
 //! Kernel floor 5.10: no atomics that fetch, no `bpf_loop`, no kfuncs, bounded loops. See README.md.
@@ -16,6 +16,7 @@ mod drops;
 mod dsr;
 mod enforce;
 mod events;
+mod flow_cache;
 mod forward;
 mod maps;
 mod observe;
@@ -27,6 +28,7 @@ mod service;
 mod skb;
 mod socket;
 mod tick;
+mod xdp;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -84,6 +84,12 @@ pub(crate) fn denied(key: &DeniedKey) -> Option<&'static DeniedCells> {
     Some(unsafe { &*counter.cast::<DeniedCells>() })
 }
 
+/// Whether policy is enforced at an interface.
+#[inline(always)]
+pub(crate) fn is_subject(ifindex: u32) -> bool {
+    SUBJECTS.get_ptr(ifindex).is_some()
+}
+
 // === impl Skb ===
 
 impl Tables for Skb {

@@ -13,8 +13,10 @@ use datapath_abi::service::{
 };
 use datapath_engine::{Refusal, Services};
 
+use crate::flow_cache::Sweeper;
 use crate::skb::{self, Skb};
 use crate::socket::Call;
+use crate::xdp::Xdp;
 
 /// Set when the object is loaded.
 const LOADER: usize = 1;
@@ -209,5 +211,17 @@ impl Services for Skb {
 // === impl Call ===
 
 impl Services for Call {
+    tables!();
+}
+
+// === impl Xdp ===
+
+impl Services for Xdp {
+    tables!();
+}
+
+// === impl Sweeper ===
+
+impl Services for Sweeper {
     tables!();
 }

@@ -118,7 +118,8 @@ impl Host for Skb {
 
     #[inline(always)]
     fn unattributed(&self, frame: &Frame, cause: usize) {
-        black_box(unattributed(frame.ifindex, frame.hook, cause, frame.length));
+        let what = u64::from(frame.ifindex) << 32 | u64::from(frame.hook) << 16 | cause as u64;
+        black_box(unattributed(what, 1, u64::from(frame.length)));
     }
 
     #[inline(always)]
@@ -158,18 +159,19 @@ pub(crate) fn refusal(error: i32) -> Refusal {
     }
 }
 
-/// Out of line: it is rare, and called from several places. Why it returns a number: see `Done` in
-/// the engine.
+/// `what`: interface, hook and cause, 32, 16 and 16 bits. Out of line: it is rare, and called from several places. Why it
+/// returns a number: see `Done` in the engine.
 #[inline(never)]
-fn unattributed(ifindex: u32, hook: u32, cause: usize, length: u32) -> u32 {
-    let key = IfaceKey { ifindex, hook };
+pub(crate) fn unattributed(what: u64, packets: u64, bytes: u64) -> u32 {
+    let key = IfaceKey { ifindex: (what >> 32) as u32, hook: (what >> 16) as u32 & 0xffff };
+    let cause = (what & 0xffff) as usize;
     if let Some(counters) = maps::INTERFACES.get_ptr_mut(key)
         && cause < CAUSES
     {
         // SAFETY: within the value, and made of u64, which the cells are too.
         let count = unsafe { &*(&raw const (*counters).causes[cause]).cast::<[Word<u64>; 2]>() };
-        count[0].add(1);
-        count[1].add(u64::from(length));
+        count[0].add(packets);
+        count[1].add(bytes);
     }
     black_box(0)
 }

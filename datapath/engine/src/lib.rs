@@ -20,6 +20,7 @@ pub mod atomics;
 pub mod cells;
 pub mod dsr;
 pub mod enforce;
+pub mod flow_cache;
 pub mod forward;
 pub mod host;
 pub mod key;

@@ -166,7 +166,8 @@ pub fn choose<S: Services>(tables: &S, choice: &mut Choice) -> bool {
     }
     let slots = frontend.slots[if outside { EXTERNAL } else { INTERNAL }];
     let number = if flags & HASHED != 0 {
-        hash(tables.service_settings().map_or(0, |settings| settings.seed), choice)
+        let seed = tables.service_settings().map_or(0, |settings| settings.seed);
+        hash(seed, &choice.frontend, &choice.client, choice.client_port)
     } else {
         tables.random()
     };
@@ -229,13 +230,13 @@ fn take(choice: &mut Choice, index: u32, backend: &Backend) {
 
 /// Hash of the connection's five-tuple, the same on every node and for every packet of the connection.
 #[inline(always)]
-fn hash(seed: u32, choice: &Choice) -> u32 {
-    let ports = u64::from(choice.client_port) << 32 | u64::from(choice.frontend.port) << 8;
-    let mut hash = mix(u64::from(seed) ^ ports ^ u64::from(choice.frontend.protocol));
-    for word in [half(&choice.client, 0), half(&choice.client, 8)] {
+pub(crate) fn hash(seed: u32, frontend: &FrontendKey, client: &[u8; 16], port: u32) -> u32 {
+    let ports = u64::from(port) << 32 | u64::from(frontend.port) << 8;
+    let mut hash = mix(u64::from(seed) ^ ports ^ u64::from(frontend.protocol));
+    for word in [half(client, 0), half(client, 8)] {
         hash = mix(hash ^ word);
     }
-    for word in [half(&choice.frontend.address, 0), half(&choice.frontend.address, 8)] {
+    for word in [half(&frontend.address, 0), half(&frontend.address, 8)] {
         hash = mix(hash ^ word);
     }
     (hash >> 32) as u32

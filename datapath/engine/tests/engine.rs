@@ -8,6 +8,7 @@ mod engine {
     mod account;
     mod answer;
     mod enforce;
+    mod flow_cache;
     mod fuzz;
     mod laws;
     mod nat;

@@ -37,6 +37,7 @@ fn main() -> Result<(), Failure> {
         policy: Some(PolicySizes::USUAL),
         services: None,
         socket_services: None,
+        xdp: None,
     };
     pin_thread(1);
     let measured = measure(&options);

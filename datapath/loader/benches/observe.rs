@@ -38,6 +38,7 @@ fn main() -> Result<(), Failure> {
         policy: None,
         services: None,
         socket_services: None,
+        xdp: None,
     };
     pin_thread(1);
     let measured = measure(&options);

@@ -323,6 +323,7 @@ fn options(name: &str) -> Options {
         policy: Some(PolicySizes { subjects: 64, ..PolicySizes::USUAL }),
         services: Some(ServiceSizes { translations: 1 << 19, ..ServiceSizes::USUAL }),
         socket_services: None,
+        xdp: None,
     }
 }
 

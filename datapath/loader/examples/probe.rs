@@ -24,6 +24,7 @@ fn main() -> Result<(), Failure> {
         policy: Some(PolicySizes::USUAL),
         services: None,
         socket_services: None,
+        xdp: None,
     };
     let mut datapath = Datapath::open(options)?;
     for feature in datapath.features() {

@@ -115,6 +115,35 @@ impl Bench {
         self.counters()?.set(0, [next, flows - 1, services, 0], 0).map_err(|_| missing())
     }
 
+    /// Runs an XDP program over `packet` as frames that come in by an interface; nanoseconds per run.
+    pub fn run_xdp(
+        &self,
+        program: &BenchProgram,
+        packet: &[u8],
+        ifindex: u32,
+        repeat: u32,
+    ) -> Result<u32, Error> {
+        // The kernel wants room for the packet as it has become.
+        let mut out = vec![0; 4096];
+        let ran = run::run_at(program.0.as_fd(), packet, &mut out, repeat, ifindex);
+        ran.map(|ran| ran.nanoseconds).doing(|| "running an XDP program")
+    }
+
+    /// Sets the number of the next packet, and the number of flows, of `ebpf/src/bench/xdp.rs`.
+    pub fn xdp_flows(&mut self, next: u64, flows: u64) -> Result<(), Error> {
+        self.xdp_counters()?.set(0, [next, flows - 1, 0], 0).map_err(|_| missing())
+    }
+
+    /// Packets that were sent on since [`Bench::xdp_flows`].
+    pub fn xdp_sent(&mut self) -> Result<u64, Error> {
+        self.xdp_counters()?.get(&0, 0).map(|bench| bench[2]).map_err(|_| missing())
+    }
+
+    fn xdp_counters(&mut self) -> Result<Array<&mut MapData, [u64; 3]>, Error> {
+        let map = self.ebpf.map_mut("bench_xdp").ok_or_else(missing)?;
+        Array::try_from(map).map_err(|_| missing())
+    }
+
     /// Packets that have come through to `bench_drop` since [`Bench::services`].
     pub fn arrived(&mut self) -> Result<u64, Error> {
         self.counters()?.get(&0, 0).map(|bench| bench[3]).map_err(|_| missing())

@@ -9,10 +9,10 @@ use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::retire::{MAX_RECORDS, OFFSET, Record};
 use zerocopy::IntoBytes;
 
-use crate::Error;
 use crate::error::Doing;
 use crate::sys::map::{self, Position};
 use crate::sys::run;
+use crate::{Error, FlowCache};
 
 /// Elements fetched by one system call: 300 KB of them.
 const BATCH: usize = 1024;
@@ -28,6 +28,7 @@ struct Shared {
     map: Arc<OwnedFd>,
     retire: OwnedFd,
     rings: Arc<OwnedFd>,
+    cache: FlowCache,
     /// Reused by walks; one at a time has it, others make their own.
     buffers: Mutex<Option<Buffers>>,
 }
@@ -40,13 +41,20 @@ struct Buffers {
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn new(map: Arc<OwnedFd>, retire: OwnedFd, rings: Arc<OwnedFd>) -> Self {
-        Self(Arc::new(Shared { map, retire, rings, buffers: Mutex::new(None) }))
+    pub(crate) fn new(
+        map: Arc<OwnedFd>,
+        retire: OwnedFd,
+        rings: Arc<OwnedFd>,
+        cache: FlowCache,
+    ) -> Self {
+        Self(Arc::new(Shared { map, retire, rings, cache, buffers: Mutex::new(None) }))
     }
 
     /// Shows every connection to `on`; returns how many. What is created or removed meanwhile may
-    /// be shown or not; nothing is shown twice unless buckets are too full for a batch.
+    /// be shown or not; nothing is shown twice unless buckets are too full for a batch. What the XDP program
+    /// has counted is in it.
     pub fn walk(&self, on: &mut dyn FnMut(&ConnKey, &ConnValue)) -> Result<u64, Error> {
+        self.0.cache.sweep()?;
         let kept = self.0.buffers.lock().ok().and_then(|mut kept| kept.take());
         let mut buffers = kept.unwrap_or_else(|| Buffers::new(BATCH));
         let walked = self.walk_with(&mut buffers, on);
@@ -144,6 +152,11 @@ impl Connections {
         run::run(self.0.retire.as_fd(), &packet, &mut [], 1).map(drop)
     }
 
+    /// The flow cache in front of the table.
+    pub(crate) fn cache(&self) -> &FlowCache {
+        &self.0.cache
+    }
+
     /// Waits for an RCU grace period: what packets were doing when it was called, they have done by then.
     pub(crate) fn barrier(&self) -> Result<(), Error> {
         self.wait().doing(|| "waiting for packets in flight")
@@ -168,7 +181,8 @@ impl Connections {
 
     /// Removes connections; what they held is gone, so only after it was reported.
     pub fn remove(&self, keys: &[ConnKey]) -> Result<(), Error> {
-        map::delete_batch(self.fd(), keys).doing(|| "removing connections")
+        map::delete_batch(self.fd(), keys).doing(|| "removing connections")?;
+        if keys.is_empty() { Ok(()) } else { self.0.cache.forgotten() }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

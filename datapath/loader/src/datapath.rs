@@ -25,12 +25,14 @@ use crate::object::Loaded;
 use crate::pins::Pins;
 use crate::sys::map;
 use crate::{
-    Attached, Clock, Connections, Error, Events, Feature, MapInfo, Options, PolicyTables,
-    ProgramInfo, ReportedMap, ServiceTables, Transport, counters, events, inventory, maps, pins,
+    Attached, Clock, Connections, Error, Events, Feature, FlowCache, MapInfo, Options,
+    PolicyTables, ProgramInfo, ReportedMap, ServiceTables, Transport, counters, events, inventory,
+    maps, pins,
 };
 
 mod attach;
 mod links;
+mod xdp;
 
 /// The programs in the kernel, and their maps.
 ///
@@ -54,6 +56,8 @@ pub struct Datapath {
     tcx: bool,
     attached: BTreeMap<u32, Attached>,
     adopted: bool,
+    cache: FlowCache,
+    xdp: xdp::Hooks,
     /// The perf event array, until the events' reader takes it.
     perf: Option<OwnedFd>,
     events_taken: bool,
@@ -92,7 +96,12 @@ impl Datapath {
         Maps::seal(&pins)?;
         let ticks = Ticks::measure(loaded.get("tick")?).doing(|| "reading the kernel's clocks")?;
         let retire = loaded.get("retire")?.try_clone_to_owned().doing(|| "program retire")?;
-        let connections = Connections::new(maps.connections.clone(), retire, maps.rings.clone());
+        let (cache, hooks) = xdp::adopt(&pins, &loaded, cpus)?;
+        if let Some(asked) = options.xdp {
+            cache.begin(asked.new_per_second, ticks.nanoseconds())?;
+        }
+        let rings = maps.rings.clone();
+        let connections = Connections::new(maps.connections.clone(), retire, rings, cache.clone());
         let retire_denied =
             loaded.get("retire_denied")?.try_clone_to_owned().doing(|| "program retire_denied")?;
         let policy = PolicyTables::open(&pins, retire_denied, connections.clone())?;
@@ -128,9 +137,13 @@ impl Datapath {
             tcx: tcx.is_ok(),
             attached: BTreeMap::new(),
             adopted,
+            cache,
+            xdp: hooks,
             perf: Some(perf),
             events_taken: false,
         };
+        let feature = datapath.xdp_feature();
+        datapath.features.push(feature);
         datapath.adopt_hooks()?;
         Ok(datapath)
     }

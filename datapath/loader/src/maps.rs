@@ -7,6 +7,9 @@ use aya_obj::generated::bpf_map_info;
 use datapath_abi::answer::{self, AnswerCounters};
 use datapath_abi::conn::{self, ConnKey, ConnValue};
 use datapath_abi::drops::{self, DropCounter, DropKey};
+use datapath_abi::flow_cache::{
+    self, Bucket4, Bucket6, CacheSettings, CpuState, HOPS_PER_CPU, Hop,
+};
 use datapath_abi::fragment::{self, FragmentKey, FragmentPorts};
 use datapath_abi::iface::{self, IfaceCounters, IfaceKey};
 use datapath_abi::policy::{
@@ -32,8 +35,11 @@ pub(crate) const ABI_MAP: &str = "abi";
 /// Entries of `reported` beyond one per connection: interfaces, drops, lost events.
 const REPORTED_OTHERS: u32 = 8192;
 
-/// Tables of policy and services whose size is an option.
-const OPTIONAL: [&str; 18] = [
+/// Tables of policy, services and XDP whose size is an option.
+const OPTIONAL: [&str; 21] = [
+    flow_cache::BUCKETS4,
+    flow_cache::BUCKETS6,
+    flow_cache::HOPS,
     service::FRONTENDS,
     service::SLOTS,
     service::BACKENDS,
@@ -83,7 +89,15 @@ pub(crate) fn shapes(options: &Options, cpus: u32) -> Vec<Shape> {
     let connections = options.max_connections;
     let sizes = options.policy.unwrap_or(PolicySizes::NONE);
     let services = options.services.unwrap_or(ServiceSizes::NONE);
+    // One of each where there is no XDP: `cpus` may be one, so that is no size of another option's.
+    let xdp = |buckets: Option<u32>| Some(buckets.map_or(1, |buckets| buckets * cpus));
+    let cache = options.xdp;
     vec![
+        shape::<u32, Bucket4>(flow_cache::BUCKETS4, xdp(cache.map(|cache| cache.buckets4))),
+        shape::<u32, Bucket6>(flow_cache::BUCKETS6, xdp(cache.map(|cache| cache.buckets6))),
+        shape::<u32, Hop>(flow_cache::HOPS, xdp(cache.map(|_| HOPS_PER_CPU))),
+        shape::<u32, CpuState>(flow_cache::STATE, Some(cpus)),
+        shape::<u32, CacheSettings>(flow_cache::SETTINGS, None),
         shape::<u32, Subject>(policy::SUBJECTS, Some(sizes.subjects)),
         shape::<u32, Policy>(policy::POLICIES, Some(sizes.policies)),
         shape::<u32, Interval>(policy::INTERVALS, Some(sizes.intervals)),

@@ -44,6 +44,11 @@ pub(crate) const SOCKETS: [&str; 8] = [
     "getpeername6",
 ];
 
+/// The XDP program; see `ebpf/src/xdp.rs`.
+pub(crate) const FORWARD: &str = "xdp_forward";
+/// What empties its cache; see `ebpf/src/flow_cache.rs`.
+pub(crate) const SWEEP: &str = "xdp_sweep";
+
 /// As often as libbpf tries (`PROG_LOAD_ATTEMPTS` is 5), and a few more for busy machines.
 const LOAD_ATTEMPTS: usize = 10;
 
@@ -116,6 +121,12 @@ fn wanted(
     match refusal {
         None => wanted.extend(SOCKETS),
         Some(why) => refused.extend(SOCKETS.map(|name| (name, why.clone()))),
+    }
+    // Also without: an earlier process may have left something in the cache.
+    wanted.push(SWEEP);
+    match options.xdp {
+        Some(_) => wanted.push(FORWARD),
+        None => drop(refused.insert(FORWARD, "not asked for".to_owned())),
     }
     match options.cgroup {
         Some(_) => wanted.push("sock_create"),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Error, PolicySizes, ServiceSizes};
+use crate::{Acceleration, Error, PolicySizes, ServiceSizes};
 
 /// How events reach user space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Options {
     pub services: Option<ServiceSizes>,
     /// A cgroup (version 2) whose sockets go to a service's backend at once.
     pub socket_services: Option<SocketServices>,
+    /// XDP where [`Datapath::accelerate`](crate::Datapath::accelerate) says so.
+    pub xdp: Option<Acceleration>,
 }
 
 /// Whose sockets go to a service's backend at once, so that none of their packets is translated.
@@ -66,6 +68,6 @@ impl Options {
                 why: format!("{} is not within 1 and 2^26", self.max_connections),
             });
         }
-        Ok(())
+        self.xdp.map_or(Ok(()), |xdp| xdp.check())
     }
 }

@@ -5,6 +5,7 @@
 //! <pin_dir>/links/<ifindex>-<hook>       tcx links
 //! <pin_dir>/links/<ifindex>-<hook>_tc    marks a clsact filter as ours (pins its program)
 //! <pin_dir>/links/<ifindex>_clsact       marks a clsact qdisc as ours
+//! <pin_dir>/links/<ifindex>_xdp          XDP links
 //! <pin_dir>/links/{kfree_skb,sock_create}
 //! ```
 //!
@@ -42,6 +43,8 @@ pub(crate) enum Pin {
     Filter(u32, Hook),
     /// Our clsact qdisc.
     Qdisc(u32),
+    /// An XDP link.
+    Xdp(u32),
     /// Another link.
     Other,
 }
@@ -121,6 +124,10 @@ impl Pins {
         self.link(&format!("{ifindex}-{hook}"))
     }
 
+    pub(crate) fn xdp(&self, ifindex: u32) -> PathBuf {
+        self.link(&format!("{ifindex}_xdp"))
+    }
+
     pub(crate) fn filter(&self, ifindex: u32, hook: Hook) -> PathBuf {
         self.link(&format!("{ifindex}-{hook}_tc"))
     }
@@ -150,7 +157,7 @@ impl Pins {
     /// Detaches what a file stands for, and removes the file.
     pub(crate) fn undo(&self, path: &Path, pin: &Pin) -> Result<(), Error> {
         match *pin {
-            Pin::Tcx(..) | Pin::Other => {
+            Pin::Tcx(..) | Pin::Xdp(_) | Pin::Other => {
                 if let Ok(link) = sys::open_pin(path) {
                     // A link whose interface is gone has nothing to detach; some kinds cannot.
                     let _ = link::detach(link.as_fd());
@@ -171,6 +178,9 @@ impl Pin {
     fn of(name: &str) -> Self {
         if let Some(pin) = name.strip_suffix("_clsact").and_then(|index| index.parse().ok()) {
             return Self::Qdisc(pin);
+        }
+        if let Some(pin) = name.strip_suffix("_xdp").and_then(|index| index.parse().ok()) {
+            return Self::Xdp(pin);
         }
         let (name, filter) = match name.strip_suffix("_tc") {
             Some(name) => (name, true),
@@ -240,6 +250,7 @@ mod tests {
         assert_eq!(Pin::of("7-ingress"), Pin::Tcx(7, Hook::Ingress));
         assert_eq!(Pin::of("7-egress_tc"), Pin::Filter(7, Hook::Egress));
         assert_eq!(Pin::of("7_clsact"), Pin::Qdisc(7));
+        assert_eq!(Pin::of("7_xdp"), Pin::Xdp(7));
         assert_eq!(Pin::of("kfree_skb"), Pin::Other);
         assert_eq!(Pin::of("x-ingress"), Pin::Other);
     }

@@ -155,12 +155,14 @@ impl PolicyTables {
 
     /// Says what is enforced on interfaces.
     pub fn put_subjects(&self, entries: &[(u32, Subject)]) -> Result<(), Error> {
-        put(self.0.subjects.as_fd(), entries, policy::SUBJECTS)
+        put(self.0.subjects.as_fd(), entries, policy::SUBJECTS)?;
+        self.0.connections.cache().renew()
     }
 
     /// Stops enforcing on interfaces.
     pub fn remove_subjects(&self, keys: &[u32]) -> Result<(), Error> {
-        remove(self.0.subjects.as_fd(), keys, policy::SUBJECTS)
+        remove(self.0.subjects.as_fd(), keys, policy::SUBJECTS)?;
+        self.0.connections.cache().renew()
     }
 
     /// Replaces policies, each as a whole.

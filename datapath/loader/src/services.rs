@@ -149,12 +149,14 @@ impl ServiceTables {
 
     /// Writes frontends, each as a whole: the last step of a change.
     pub fn put_frontends(&self, entries: &[(FrontendKey, Frontend)]) -> Result<(), Error> {
-        put(self.0.frontends.as_fd(), entries, service::FRONTENDS)
+        put(self.0.frontends.as_fd(), entries, service::FRONTENDS)?;
+        self.0.connections.cache().renew()
     }
 
     /// Removes frontends.
     pub fn remove_frontends(&self, keys: &[FrontendKey]) -> Result<(), Error> {
-        remove(self.0.frontends.as_fd(), keys, service::FRONTENDS)
+        remove(self.0.frontends.as_fd(), keys, service::FRONTENDS)?;
+        self.0.connections.cache().renew()
     }
 
     /// Writes slots from an index on.
@@ -164,28 +166,38 @@ impl ServiceTables {
 
     /// Writes backends, each by its index.
     pub fn put_backends(&self, entries: &[(u32, Backend)]) -> Result<(), Error> {
-        put(self.0.backends.as_fd(), entries, service::BACKENDS)
+        put(self.0.backends.as_fd(), entries, service::BACKENDS)?;
+        self.0.connections.cache().renew()
     }
 
     /// Writes prefixes of clients.
     pub fn put_source_ranges(&self, entries: &[SourceRange]) -> Result<(), Error> {
         let entries: Vec<_> = entries.iter().map(|range| (*range, 1u32)).collect();
-        put(self.0.source_ranges.as_fd(), &entries, service::SOURCE_RANGES)
+        put(self.0.source_ranges.as_fd(), &entries, service::SOURCE_RANGES)?;
+        self.0.connections.cache().renew()
     }
 
     /// Removes prefixes of clients.
     pub fn remove_source_ranges(&self, keys: &[SourceRange]) -> Result<(), Error> {
-        remove(self.0.source_ranges.as_fd(), keys, service::SOURCE_RANGES)
+        remove(self.0.source_ranges.as_fd(), keys, service::SOURCE_RANGES)?;
+        self.0.connections.cache().renew()
     }
 
     /// Says what is done at interfaces.
     pub fn put_served(&self, entries: &[(u32, Served)]) -> Result<(), Error> {
-        put(self.0.served.as_fd(), entries, service::SERVED)
+        put(self.0.served.as_fd(), entries, service::SERVED)?;
+        self.0.connections.cache().renew()
     }
 
     /// Stops translating at interfaces; what is being translated there stays so.
     pub fn remove_served(&self, keys: &[u32]) -> Result<(), Error> {
-        remove(self.0.served.as_fd(), keys, service::SERVED)
+        remove(self.0.served.as_fd(), keys, service::SERVED)?;
+        self.0.connections.cache().renew()
+    }
+
+    /// What is done at interfaces.
+    pub fn served(&self) -> Result<Vec<(u32, Served)>, Error> {
+        read(self.0.served.as_fd(), 0, service::SERVED)
     }
 
     /// Names backends of this node for other nodes.

@@ -31,4 +31,5 @@ mod kernel {
     mod sockets;
     mod stale;
     mod traces;
+    mod xdp;
 }

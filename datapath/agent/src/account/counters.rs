@@ -5,7 +5,7 @@ use columns::Table;
 use columns::rows::{CounterRow, LossRow};
 use datapath_abi::event::{self, KINDS};
 use datapath_abi::iface::{
-    self, ARP, BUSY, CAUSES, Count, DENIED_FULL, IfaceCounters, MALFORMED, NO_MEMORY, OTHER,
+    self, ARP, BUSY, CAUSES, Count, DENIED_FULL, FLOOD, IfaceCounters, MALFORMED, NO_MEMORY, OTHER,
     RETIRING, TABLE_FULL,
 };
 use datapath_abi::reported::{ReportedKey, TOTALS};
@@ -20,7 +20,7 @@ use crate::view::View;
 
 /// Causes that are losses of the accounting (ARP and other protocols are no flows at all, answers to refused packets
 /// are the datapath's own).
-const LOSSES: [(usize, LossCause); 7] = [
+const LOSSES: [(usize, LossCause); 8] = [
     (MALFORMED, LossCause::Malformed),
     (TABLE_FULL, LossCause::Full),
     (NO_MEMORY, LossCause::NoMemory),
@@ -28,6 +28,7 @@ const LOSSES: [(usize, LossCause); 7] = [
     (RETIRING, LossCause::Retiring),
     (DENIED_FULL, LossCause::Full),
     (DENIED_UNSENT, LossCause::Full),
+    (FLOOD, LossCause::Full),
 ];
 
 /// Refusals without room for their account at the egress hook: they never reached the interface, so they
@@ -47,6 +48,7 @@ const CAUSE_NAMES: [&str; CAUSES] = [
     "retiring",
     "denied_full",
     "answer",
+    "flood",
 ];
 
 /// Where rows of this kind are written.

@@ -1,7 +1,7 @@
 //! The real kernel half: `datapath-loader`, in the agent's words.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use datapath_abi::conn::{ConnKey, ConnValue};
 use datapath_abi::drops::{DropCounter, DropKey};
@@ -10,10 +10,10 @@ use datapath_abi::iface::IfaceCounters;
 use datapath_abi::policy::{DeniedCounter, DeniedKey, Origin};
 use datapath_abi::process::Process;
 use datapath_abi::reported::{Reported, ReportedKey};
-use datapath_abi::service::{Asked, NAT_NONE, ReplyKey};
+use datapath_abi::service::{Asked, NAT_NONE, ReplyKey, UPLINK};
 use datapath_loader::{
-    AttachedBy, Clock, Connections, Datapath, Mode, Options, PolicyTables, ReportedMap,
-    ServiceTables,
+    AttachedBy, CacheCounters, Clock, Connections, Datapath, Mode, Options, PolicyTables,
+    ReportedMap, ServiceTables,
 };
 
 use super::{Attached, Event, Events, Feature, Kernel, KernelError, MapUse, Result};
@@ -30,6 +30,10 @@ pub(crate) struct Loaded {
     mode: Mode,
     /// Whether services were asked for.
     served: bool,
+    /// Whether XDP was.
+    accelerates: bool,
+    /// Interfaces where it was tried.
+    tried: BTreeSet<u32>,
     /// Taken once a tick: all times of a tick are by one clock.
     clock: Cell<Clock>,
 }
@@ -44,6 +48,7 @@ impl Loaded {
     pub(crate) fn open(options: Options) -> Result<Self> {
         let mode = if options.policy.is_some() { Mode::Enforce } else { Mode::Observe };
         let served = options.services.is_some();
+        let accelerates = options.xdp.is_some();
         let datapath = Datapath::open(options).map_err(|e| failed("loading the datapath", e))?;
         Ok(Self {
             connections: datapath.connections(),
@@ -52,6 +57,8 @@ impl Loaded {
             services: datapath.services(),
             mode,
             served,
+            accelerates,
+            tried: BTreeSet::new(),
             clock: Cell::new(datapath.clock()),
             datapath,
         })
@@ -117,7 +124,40 @@ impl Kernel for Loaded {
             .map_err(|e| failed("attaching", e))
     }
 
+    fn accelerate(&mut self) -> Result<()> {
+        if !self.accelerates {
+            return Ok(());
+        }
+        let served = self.services.served().map_err(|e| failed("served", e))?;
+        let uplinks: Vec<u32> = served
+            .iter()
+            .filter(|(_, served)| served.flags & UPLINK != 0)
+            .map(|(ifindex, _)| *ifindex)
+            .filter(|ifindex| !self.tried.contains(ifindex))
+            .collect();
+        for attached in self.datapath.attached() {
+            if !uplinks.contains(&attached.ifindex) {
+                continue;
+            }
+            self.tried.insert(attached.ifindex);
+            let done = self.datapath.accelerate(&attached.name);
+            match done.map_err(|e| failed("XDP", e))? {
+                Ok(()) => tracing::info!(interface = attached.name, "XDP"),
+                Err(why) => tracing::warn!(interface = attached.name, why, "no XDP"),
+            }
+        }
+        Ok(())
+    }
+
+    fn flow_cache(&self) -> Option<CacheCounters> {
+        self.accelerates.then(|| self.datapath.flow_cache().counters().ok()).flatten()
+    }
+
     fn detach(&mut self, ifindex: u32) -> Result<()> {
+        self.tried.remove(&ifindex);
+        if self.datapath.accelerated().contains(&ifindex) {
+            self.datapath.decelerate(ifindex).map_err(|e| failed("XDP", e))?;
+        }
         self.datapath.detach(ifindex).map_err(|e| failed("detaching", e))
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datapath_loader::{
-    Connections, PolicySizes, PolicyTables, ServiceSizes, ServiceTables, SocketServices,
+    Acceleration, Connections, PolicySizes, PolicyTables, ServiceSizes, ServiceTables,
+    SocketServices, XdpMode,
 };
 use datapath_policy::{Capacity, Options};
 use stage::StopToken;
@@ -24,7 +25,7 @@ use crate::kernel::{Feature, Kernel};
 use crate::local::Local;
 use crate::metrics::Metrics;
 use crate::process::Processes;
-use crate::services::{Programmed, Servicer, Sockets};
+use crate::services::{Programmed, Servicer, Sockets, Xdp};
 use crate::spool::{Disk, Limits, Spool};
 use crate::status::{self, Status};
 use crate::view::View;
@@ -287,7 +288,19 @@ fn options(config: &Config) -> datapath_loader::Options {
         policy: (config.mode == Mode::Enforce).then_some(PolicySizes::USUAL),
         services: serves(config).then(|| service_sizes(config)),
         socket_services: sockets(config),
+        xdp: acceleration(config),
     }
+}
+
+/// XDP for direct server return, where services are served.
+fn acceleration(config: &Config) -> Option<Acceleration> {
+    let mode = match config.services.xdp {
+        Xdp::Off => return None,
+        Xdp::Native => XdpMode::Native,
+        Xdp::Generic => XdpMode::Generic,
+    };
+    let new_per_second = config.services.xdp_new_per_second;
+    serves(config).then_some(Acceleration { mode, new_per_second, ..Acceleration::USUAL })
 }
 
 /// Whether services are served.

@@ -124,6 +124,9 @@ impl Worker {
         let refused = self.following.refused.iter();
         let refused = refused.map(|(name, why, _)| format!("{name} is not observed: {why}"));
         self.status.warn("interfaces", refused.collect());
+        if let Err(error) = self.kernel.accelerate() {
+            tracing::warn!(%error, "XDP");
+        }
         let features = self.kernel.features();
         let interfaces = self.interfaces();
         let addresses = self.accountant.view.directory.local();

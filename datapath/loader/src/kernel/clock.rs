@@ -44,6 +44,11 @@ impl Ticks {
         Ok(Self { ktime_ns: number(14), jiffies: number(22), tick_ns: tick_ns.max(1) })
     }
 
+    /// Length of a tick.
+    pub(crate) fn nanoseconds(&self) -> u64 {
+        self.tick_ns
+    }
+
     /// `bpf_ktime_get_ns` at a tick, less than one tick late.
     fn ktime(&self, jiffies: u64) -> u64 {
         let since = jiffies.wrapping_sub(self.jiffies) as i64;

@@ -14,6 +14,14 @@ pub(crate) const TCX_INGRESS: u32 = 46;
 /// See [`CGROUP_SOCK_CREATE`].
 pub(crate) const TCX_EGRESS: u32 = 47;
 
+/// See [`CGROUP_SOCK_CREATE`].
+pub(crate) const XDP: u32 = 37;
+
+/// `XDP_FLAGS_DRV_MODE`.
+pub(crate) const XDP_NATIVE: u32 = 1 << 2;
+/// `XDP_FLAGS_SKB_MODE`.
+pub(crate) const XDP_GENERIC: u32 = 1 << 1;
+
 /// Before all others (`BPF_F_BEFORE` without a relative).
 pub(crate) const FIRST: u32 = 1 << 3;
 

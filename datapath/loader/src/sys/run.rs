@@ -36,6 +36,9 @@ struct XdpContext {
     egress_ifindex: u32,
 }
 
+/// `BPF_F_TEST_RUN_ON_CPU` (Linux 5.10).
+const ON_CPU: u32 = 1;
+
 /// `BPF_F_TEST_XDP_LIVE_FRAMES` (Linux 5.18).
 const LIVE_FRAMES: u32 = 1 << 1;
 
@@ -58,6 +61,35 @@ pub(crate) fn run(
     out: &mut [u8],
     repeat: u32,
 ) -> io::Result<Ran> {
+    run_with(program, packet, out, repeat, &[])
+}
+
+/// As [`run`], an XDP program, over frames that come in by an interface of this network namespace, whose driver's XDP is on.
+pub(crate) fn run_at(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    out: &mut [u8],
+    repeat: u32,
+    ifindex: u32,
+) -> io::Result<Ran> {
+    let context = XdpContext {
+        data: 0,
+        data_end: packet.len() as u32,
+        data_meta: 0,
+        ingress_ifindex: ifindex,
+        rx_queue_index: 0,
+        egress_ifindex: 0,
+    };
+    run_with(program, packet, out, repeat, &[context])
+}
+
+fn run_with(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    out: &mut [u8],
+    repeat: u32,
+    context: &[XdpContext],
+) -> io::Result<Ran> {
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
         retval: 0,
@@ -67,18 +99,43 @@ pub(crate) fn run(
         data_out: if out.is_empty() { 0 } else { out.as_mut_ptr() as u64 },
         repeat,
         duration: 0,
-        ctx_size_in: 0,
+        ctx_size_in: size_of_val(context) as u32,
         ctx_size_out: 0,
-        ctx_in: 0,
+        ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
         ctx_out: 0,
         flags: 0,
         cpu: 0,
         batch_size: 0,
         pad: 0,
     };
-    // SAFETY: the kernel reads `packet` and writes at most `out.len()` bytes to `out`.
+    // SAFETY: the kernel reads `packet` and `context`, and writes at most `out.len()` bytes to `out`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
     Ok(Ran { returned: attributes.retval as i32, nanoseconds: attributes.duration })
+}
+
+/// Runs a raw tracepoint's program on a CPU, with these arguments; what it returned.
+pub(crate) fn run_on(program: BorrowedFd<'_>, arguments: &[u64], cpu: u32) -> io::Result<u32> {
+    let mut attributes = TestRun {
+        program: program.as_raw_fd() as u32,
+        retval: 0,
+        data_size_in: 0,
+        data_size_out: 0,
+        data_in: 0,
+        data_out: 0,
+        repeat: 0,
+        duration: 0,
+        ctx_size_in: size_of_val(arguments) as u32,
+        ctx_size_out: 0,
+        ctx_in: arguments.as_ptr() as u64,
+        ctx_out: 0,
+        flags: ON_CPU,
+        cpu,
+        batch_size: 0,
+        pad: 0,
+    };
+    // SAFETY: the kernel reads `arguments`.
+    unsafe { bpf(Command::TestRun, &mut attributes)? };
+    Ok(attributes.retval)
 }
 
 /// Runs an XDP program over `repeat` frames that come in by an interface of this network namespace, and lets the kernel

@@ -71,6 +71,7 @@ impl Cluster {
             policy: Some(SIZES),
             services: Some(SERVICE_SIZES),
             socket_services: sockets,
+            xdp: None,
         };
         let keeper = keeper(&name, &options.pin_dir);
         make(&name);

@@ -44,6 +44,7 @@ impl Lab {
             policy: None,
             services: None,
             socket_services: None,
+            xdp: None,
         };
         let keeper = keeper(&name, &options.pin_dir);
         let lab = Self { name, options, keeper };

@@ -76,7 +76,7 @@ pub(crate) fn udp(source: u16, destination: u16, data: u16) -> Vec<u8> {
 }
 
 /// Address of `veth0` of a namespace.
-fn hardware(namespace: &str) -> Vec<u8> {
+pub(crate) fn hardware(namespace: &str) -> Vec<u8> {
     let output = ip(&["-n", namespace, "-j", "link", "show", "dev", "veth0"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = json[0]["address"].as_str().unwrap();

@@ -115,6 +115,7 @@ impl Node {
             policy: Some(SIZES),
             services: Some(SERVICE_SIZES),
             socket_services: None,
+            xdp: None,
         };
         let (ns, open) = (format!("{name}-{role}"), options.clone());
         let interfaces: &'static [&'static str] =
