@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
+use datapath_abi::policy::Prefix;
 use datapath_abi::service::{
-    ALIVE, Backend, CHOSEN, DSR, Frontend, FrontendKey, HASHED, Served, ServiceSettings, Slots,
-    UPLINK,
+    ALIVE, Backend, CHOSEN, DSR, Frontend, FrontendKey, HASHED, NODE, Served, ServiceSettings,
+    Slots, UPLINK,
 };
 use datapath_loader::bench::{Bench, BenchProgram, pin_thread};
 use datapath_loader::{
@@ -133,6 +134,7 @@ fn serve(options: &Options) -> Result<Datapath, Failure> {
     let own = mapped(Ipv4Addr::new(10, 11, 0, 1));
     tables
         .put_served(&[(attached.ifindex, Served { flags: UPLINK, pad: 0, v4: own, v6: none })])?;
+    tables.put_prefixes(&[(Prefix { length: 128, address: own }, NODE)])?;
     tables.set_settings(ServiceSettings {
         port_min: 32768,
         port_max: 65535,

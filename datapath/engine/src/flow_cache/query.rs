@@ -10,7 +10,7 @@ use datapath_abi::flow_cache::{
 use datapath_abi::iface;
 use datapath_abi::policy::DENY;
 use datapath_abi::service::{
-    ALIVE, Backend, CLUSTER_ONLY, DSR, EXTERNAL, FrontendKey, HASHED, LOCAL, NAT_DSR, RANGED,
+    ALIVE, Backend, CLUSTER_ONLY, DSR, EXTERNAL, FrontendKey, HASHED, LOCAL, NAT_DSR, NODE, RANGED,
     UPLINK,
 };
 
@@ -127,7 +127,13 @@ fn frontend<H: Ledger>(host: &H, query: &mut Query) -> u32 {
         return tc(NOT_SERVED);
     }
     query.service = frontend.service;
-    if host.served(query.ifindex).is_none_or(|served| served.flags & UPLINK == 0) {
+    let Some(served) = host.served(query.ifindex) else {
+        return tc(NOT_SERVED);
+    };
+    let is_v4 = u128::from_be_bytes(query.ends.destination) >> 32 == 0xffff;
+    let own = if is_v4 { &served.v4 } else { &served.v6 };
+    // Others take it from a node alone.
+    if served.flags & UPLINK == 0 || host.prefix(own) & NODE == 0 {
         return tc(NOT_SERVED);
     }
     if host.is_subject(query.ifindex) {

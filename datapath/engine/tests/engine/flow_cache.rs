@@ -10,7 +10,7 @@ use datapath_abi::flow_cache::{
 };
 use datapath_abi::iface::{CAUSES, Count, FLOOD};
 use datapath_abi::service::{
-    ALIVE, Backend, CHOSEN, DSR, Frontend, FrontendKey, HASHED, LOCAL, NAT_DSR, NAT_OUTSIDE,
+    ALIVE, Backend, CHOSEN, DSR, Frontend, FrontendKey, HASHED, LOCAL, NAT_DSR, NAT_OUTSIDE, NODE,
     Served, ServiceSettings, Slots, UPLINK,
 };
 use datapath_engine::atomics::Atomics;
@@ -45,6 +45,7 @@ struct Tables {
     served: Served,
     settings: ServiceSettings,
     is_subject: bool,
+    is_node: bool,
     random: StdCell<u32>,
 }
 
@@ -63,6 +64,10 @@ impl Services for Tables {
 
     fn backend(&self, index: u32) -> Option<&Backend> {
         self.backends.get(index as usize)
+    }
+
+    fn prefix(&self, _: &[u8; 16]) -> u32 {
+        if self.is_node { NODE } else { 0 }
     }
 
     fn service_settings(&self) -> Option<&ServiceSettings> {
@@ -206,6 +211,7 @@ fn tables() -> Tables {
             hairpin_v6: [0; 16],
         },
         is_subject: false,
+        is_node: true,
         random: StdCell::new(1),
     }
 }
@@ -273,6 +279,7 @@ fn packet<B: Family>(
     let to = tables.backends[backend as usize];
     assert!(to.flags & ALIVE != 0 && to.flags & LOCAL == 0 && to.service == 9, "{to:?}");
     assert!(!tables.is_subject || suffices, "policy");
+    assert!(tables.is_node || suffices, "the other node would not take it");
     if let Some(known) = known
         && known.retired == 0
     {
@@ -347,6 +354,7 @@ fn others(tables: &mut Tables, settings: &mut CacheSettings, chance: &mut Chance
         }
         10 => {
             tables.is_subject = chance.below(6) == 0;
+            tables.is_node = chance.below(6) != 0;
             generation += 1;
         }
         11 => {

@@ -77,6 +77,35 @@ fn the_backends_node_answers_the_client() {
     assert_eq!(translations, 0, "node a translates nothing");
 }
 
+#[test]
+fn what_xdp_sends_on_the_backends_node_takes_out() {
+    let (site, _peer) = Site::accelerated("dsrq");
+    serve_all(&site);
+    // A veth does not complete the checksums that its sender has left to it, of what XDP sends on.
+    let ns = site.ns("client");
+    ip(&["netns", "exec", &ns, "ethtool", "-K", "eth0", "tx", "off"]);
+    // Neighbours are found out for the first packets.
+    for v6 in [false, true] {
+        let _ = ask(&site.ns("client"), vip(v6), 10);
+    }
+    let before = site.a.datapath.flow_cache().counters().unwrap();
+    for v6 in [false, true] {
+        for at in [vip(v6), node_port(v6)] {
+            for _ in 0..5 {
+                let (name, seen) = ask(&site.ns("client"), at, 50_000).unwrap();
+                assert_eq!((name.as_str(), seen.ip()), ("pod", client(v6)));
+                let (name, seen) = ask_udp(&site.ns("client"), at, 1000).unwrap();
+                assert_eq!((name.as_str(), seen.ip()), ("pod", client(v6)));
+            }
+            check_ways(&site, at);
+        }
+    }
+    let after = site.a.datapath.flow_cache().counters().unwrap();
+    let sent = (after.hits + after.misses) - (before.hits + before.misses);
+    assert!(after.hits - before.hits >= 40 && sent >= 100, "{before:?} {after:?}");
+    assert_eq!(counters(&site.b).failed, 0);
+}
+
 fn counters(node: &Node) -> datapath_abi::service::ServiceCounters {
     node.datapath.services().counters().unwrap()
 }

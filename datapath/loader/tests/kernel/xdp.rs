@@ -3,6 +3,7 @@
 //! `here` is the node, `there` clients and the way to the other node in one: what the node sends on comes back to where the
 //! clients are, and is looked at there.
 
+use std::ffi::CStr;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -10,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use datapath_abi::conn::ConnValue;
 use datapath_abi::iface::FLOOD;
-use datapath_abi::service::{DSR, Frontend, HASHED, NAT_DSR, Served, ServiceSettings, UPLINK};
+use datapath_abi::policy::Prefix;
+use datapath_abi::service::{
+    DSR, Frontend, HASHED, NAT_DSR, NODE, Served, ServiceSettings, UPLINK,
+};
 use datapath_loader::{Acceleration, Attached, Datapath, Mode, XdpMode};
 
 use crate::kernel::cluster::{SERVICE_SIZES, address, backend, key, simple};
@@ -47,7 +51,7 @@ impl Node {
         lab.options.drops = false;
         let (here, there) = (lab.here(), lab.there());
         // What XDP sends out of a veth is only taken where the other side polls.
-        let peer = pass_all(&there);
+        let peer = pass_all(&there, c"veth0");
         lab.run(&here, &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
         lab.run(&here, &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"]);
         let mac = raw::hardware(&there);
@@ -65,6 +69,8 @@ impl Node {
         let served =
             Served { flags: UPLINK, pad: 0, v4: address("10.9.0.1"), v6: address("fd09::1") };
         tables.put_served(&[(attached.ifindex, served)]).unwrap();
+        let node = |address| (Prefix { length: 128, address }, NODE);
+        tables.put_prefixes(&[node(served.v4), node(served.v6)]).unwrap();
         let none = [0; 16];
         let settings = ServiceSettings {
             port_min: 40000,
@@ -162,13 +168,13 @@ impl Node {
 }
 
 /// Attaches an XDP program that lets all pass.
-fn pass_all(namespace: &str) -> OwnedFd {
+pub(crate) fn pass_all(namespace: &str, device: &'static CStr) -> OwnedFd {
     const PROG_LOAD: libc::c_long = 5;
     const LINK_CREATE: libc::c_long = 28;
     /// `r0 = XDP_PASS; exit`
     static PROGRAM: [u64; 2] = [2 << 32 | 0xb7, 0x95];
     static LICENSE: &[u8] = b"GPL\0";
-    within(namespace, || {
+    within(namespace, move || {
         let bpf = |command: libc::c_long, attributes: &[u32]| {
             let size = size_of_val(attributes);
             // SAFETY: the attributes' addresses are those of statics.
@@ -182,7 +188,7 @@ fn pass_all(namespace: &str) -> OwnedFd {
         let [c, d] = halves(LICENSE.as_ptr() as u64);
         let program = bpf(PROG_LOAD, &[6, 2, a, b, c, d, 0, 0, 0, 0, 0, 0]);
         // SAFETY: the name is NUL-terminated.
-        let ifindex = unsafe { libc::if_nametoindex(c"veth0".as_ptr()) };
+        let ifindex = unsafe { libc::if_nametoindex(device.as_ptr()) };
         bpf(LINK_CREATE, &[program.as_raw_fd() as u32, ifindex, 37, 1 << 2])
     })
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::process::Child;
 
 use datapath_abi::policy::Prefix;
@@ -13,11 +14,14 @@ use datapath_abi::service::{
     ALIVE, Backend, CHOSEN, DSR, FROM_POD, Frontend, LOCAL, LocalKey, NATIVE, NODE, Served,
     ServiceSettings, Slots, UPLINK,
 };
-use datapath_loader::{Attached, Datapath, Mode, Options, Transport, default_pin_root};
+use datapath_loader::{
+    Acceleration, Attached, Datapath, Mode, Options, Transport, XdpMode, default_pin_root,
+};
 
 use crate::kernel::cluster::{SERVICE_SIZES, address, keeper, key, mapped};
 use crate::kernel::lab::{Link, account, chain, enter, ip, within};
 use crate::kernel::tables::SIZES;
+use crate::kernel::xdp::pass_all;
 
 /// The namespaces, and the two nodes in `a` and `b`.
 pub(super) struct Site {
@@ -63,14 +67,36 @@ const SERVICES: [(bool, u32); 2] = [(false, 1), (true, 2)];
 impl Site {
     /// With a service of both families that node a forwards to the pod.
     pub(super) fn new(name: &str) -> Self {
+        Self::with(name, None)
+    }
+
+    /// Node a's half by XDP.
+    pub(super) fn accelerated(name: &str) -> (Self, OwnedFd) {
+        let mode = XdpMode::Native;
+        let acceleration =
+            Acceleration { mode, buckets4: 1024, buckets6: 1024, new_per_second: 1 << 20 };
+        let mut site = Self::with(name, Some(acceleration));
+        // What XDP sends out of a veth is only taken where the other side polls.
+        let peer = pass_all(&site.ns("router"), c"to-a");
+        let (ns, a) = (site.ns("a"), &mut site.a.datapath);
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                enter(&ns);
+                a.accelerate("up0").unwrap().unwrap();
+            });
+            run.join().unwrap();
+        });
+        (site, peer)
+    }
+
+    fn with(name: &str, xdp: Option<Acceleration>) -> Self {
         // SAFETY: no arguments.
         assert_eq!(unsafe { libc::geteuid() }, 0, "these tests need root");
         let name = format!("wl-{name}-{}", std::process::id());
         let pins = default_pin_root().unwrap().join(&name);
         let keeper = keeper(&name, &pins);
         make(&name);
-        let node = |role: &str| Node::open(&name, role);
-        let (a, b) = (node("a"), node("b"));
+        let (a, b) = (Node::open(&name, "a", xdp), Node::open(&name, "b", None));
         let site = Self { name, a, b, keeper };
         for node in [&site.a, &site.b] {
             node.settle();
@@ -103,7 +129,7 @@ impl Drop for Site {
 // === impl Node ===
 
 impl Node {
-    fn open(name: &str, role: &str) -> Self {
+    fn open(name: &str, role: &str, xdp: Option<Acceleration>) -> Self {
         let options = Options {
             pin_dir: default_pin_root().unwrap().join(name).join(role),
             max_connections: 65536,
@@ -115,7 +141,7 @@ impl Node {
             policy: Some(SIZES),
             services: Some(SERVICE_SIZES),
             socket_services: None,
-            xdp: None,
+            xdp,
         };
         let (ns, open) = (format!("{name}-{role}"), options.clone());
         let interfaces: &'static [&'static str] =
