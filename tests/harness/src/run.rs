@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,7 +42,16 @@ impl Run {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let lock = lock(id)?.ok_or_else(|| Error::Busy(id.to_owned()))?;
+        let mut held = lock(id)?;
+        // Another run that looks for what dead ones left may hold it for a moment.
+        for _ in 0..20 {
+            if held.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            held = lock(id)?;
+        }
+        let lock = held.ok_or_else(|| Error::Busy(id.to_owned()))?;
         remove(id);
         remove_dead();
         let directory = Path::new(DIRECTORIES).join(id);
@@ -185,16 +195,26 @@ fn lock_path(id: &str) -> PathBuf {
     Path::new(LOCKS).join(format!("{id}.lock"))
 }
 
+/// Takes a run's lock; none where somebody has it.
 fn lock(id: &str) -> Result<Option<File>> {
     fs::create_dir_all(LOCKS).map_err(file_error(LOCKS))?;
     let path = lock_path(id);
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(file_error(&path))?;
-    Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file))
+    loop {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(file_error(&path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Whoever had it before may have removed the file: then it locks nothing.
+        let locked = file.metadata().map_err(file_error(&path))?.ino();
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == locked) {
+            return Ok(Some(file));
+        }
+    }
 }
 
 fn named(directory: &str, prefix: &str) -> Vec<String> {
