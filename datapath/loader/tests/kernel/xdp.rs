@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use datapath_abi::conn::ConnValue;
@@ -121,14 +121,14 @@ impl Node {
     /// Sends packets to the node; what comes back within outer headers.
     fn exchange(&self, packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let (here, there) = (self.lab.here(), self.lab.there());
-        let (ready, wait) = mpsc::sync_channel(1);
-        let listener = there.clone();
+        let ready = Arc::new(Barrier::new(2));
+        let (listener, listens) = (there.clone(), Arc::clone(&ready));
         let frame = raw::frame(&there, &here);
         let frames: Vec<_> = packets.iter().map(|packet| frame(packet)).collect();
         let expected = frames.len();
         let capture =
-            std::thread::spawn(move || within(&listener, move || listen(&ready, expected)));
-        wait.recv().unwrap();
+            std::thread::spawn(move || within(&listener, move || listen(&listens, expected)));
+        ready.wait();
         // Few at a time, so that no queue overflows.
         for frames in frames.chunks(64) {
             raw::send(&there, frames.to_vec());
@@ -194,7 +194,7 @@ pub(crate) fn pass_all(namespace: &str, device: &'static CStr) -> OwnedFd {
 }
 
 /// Packets within packets that come in by `veth0`, until none comes for a while.
-fn listen(ready: &mpsc::SyncSender<()>, expected: usize) -> Vec<Vec<u8>> {
+fn listen(ready: &Barrier, expected: usize) -> Vec<Vec<u8>> {
     // SAFETY: plain calls on a new descriptor; the buffer is as long as is said.
     unsafe {
         let socket = libc::socket(
@@ -206,7 +206,7 @@ fn listen(ready: &mpsc::SyncSender<()>, expected: usize) -> Vec<Vec<u8>> {
         let socket = OwnedFd::from_raw_fd(socket);
         let size: libc::c_int = 16 << 20;
         libc::setsockopt(socket.as_raw_fd(), 1, libc::SO_RCVBUFFORCE, (&raw const size).cast(), 4);
-        ready.send(()).unwrap();
+        ready.wait();
         let (mut found, mut last) = (Vec::new(), Instant::now());
         let mut buffer = vec![0u8; 65536];
         while last.elapsed() < Duration::from_secs(2) && found.len() < expected {
