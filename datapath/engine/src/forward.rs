@@ -30,13 +30,15 @@ pub(crate) fn way<H: Enforcer>(
         change.hop = cells.hop();
         return;
     }
+    let answers = &cells.dirs[seen.direction as usize & 1 ^ 1];
+    if answers.packets.get() == 0 {
+        return;
+    }
     // Others go on by what is there meanwhile.
     cells.hop_ticks.set(ticks);
-    let answers = &cells.dirs[seen.direction as usize & 1 ^ 1];
     let kind = change.kind;
     change.look = u32::from(
-        (answers.packets.get() != 0)
-            & (kind == u32::from(NAT_DESTINATION) || kind == u32::from(NAT_OUTSIDE))
+        (kind == u32::from(NAT_DESTINATION) || kind == u32::from(NAT_OUTSIDE))
             & (seen.frame.link_header == ETHERNET)
             & (seen.headers.network_offset == ETHERNET),
     );

@@ -179,7 +179,8 @@ impl Contender {
         let namespace = format!("wb-{short}-{}", std::process::id());
         let script = format!(
             "set -e; n={namespace}; ip netns add $n; ip -n $n link set lo up
-             ip -n $n link add in type veth peer name inp; ip -n $n link add out type veth peer name outp
+             # The generator's frames carry this address.
+             ip -n $n link add in address 02:00:00:00:00:01 type veth peer name inp; ip -n $n link add out type veth peer name outp
              for l in in inp out outp; do ip -n $n link set $l up; done
              ip -n $n addr add 10.12.0.1/16 dev in; ip -n $n addr add 10.11.0.1/16 dev out
              ip -n $n neigh add 10.11.0.2 lladdr 02:00:00:00:00:02 dev out nud permanent
@@ -192,8 +193,6 @@ impl Contender {
         shell(&script)?;
         enter(&namespace)?;
         let ifindex = index("in")?;
-        // The packets go to whom they find: the generator's frames carry this interface's address.
-        shell(&format!("ip -n {namespace} link set in address 02:00:00:00:00:01"))?;
         Ok(Self {
             name,
             namespace,
