@@ -65,7 +65,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let registry = prometheus::Registry::new();
     let stages = stage::Registry::new();
     let stage_metrics = stages.metrics(&registry)?;
-    let socket = args.run_dir.join("hubble.sock");
+    // The relay knows it by its URL, which has no working directory.
+    let socket = std::path::absolute(&args.run_dir)?.join("hubble.sock");
     let mut config = args.node.config(&args.data_dir.join("spool"), socket.clone(), Vec::new())?;
     config.keep_datapath = args.keep;
 

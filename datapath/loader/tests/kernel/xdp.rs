@@ -129,9 +129,16 @@ impl Node {
         let capture =
             std::thread::spawn(move || within(&listener, move || listen(&listens, expected)));
         ready.wait();
-        // Few at a time, so that no queue overflows.
+        // Few at a time, and the next when they have come in, so that no queue overflows.
+        let came = || self.lab.link_of("veth0").rx.0;
+        let (before, mut sent) = (came(), 0);
         for frames in frames.chunks(64) {
             raw::send(&there, frames.to_vec());
+            sent += frames.len() as u64;
+            let start = Instant::now();
+            while came() < before + sent && start.elapsed() < Duration::from_secs(1) {
+                std::thread::yield_now();
+            }
         }
         let back = capture.join().unwrap();
         println!("{:?}", self.datapath.flow_cache().counters().unwrap());
