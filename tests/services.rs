@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -327,8 +327,15 @@ fn nothing_breaks_while_endpoints_come_and_go_and_the_agent_is_killed() {
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let before = allowed.lock().unwrap().clone();
-                    let (name, _) =
-                        ask(&netns, VIP).map_err(|error| format!("a new one: {error}"))?;
+                    let (name, _) = match ask(&netns, VIP) {
+                        Ok(said) => said,
+                        // Every port of the client's waits for the end of an earlier connection (TIME-WAIT).
+                        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                            std::thread::sleep(Duration::from_millis(100));
+                            continue;
+                        }
+                        Err(error) => return Err(format!("a new one: {error}")),
+                    };
                     let after = allowed.lock().unwrap().clone();
                     if !before.iter().chain(&after).any(|known| *known == name) {
                         return Err(format!(
