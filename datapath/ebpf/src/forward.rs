@@ -120,7 +120,9 @@ pub(crate) fn look(skb: Skb, seen: &Seen, change: &Change) -> u32 {
         unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut *asked, size_of::<Lookup>() as i32, 0) };
     // SAFETY: both are a u16.
     let mtu = unsafe { asked.__bindgen_anon_1.mtu_result };
-    if found == 0 && mtu >= LEAST_MTU {
+    // Meanwhile another packet may have been sent to another backend.
+    let still = u128::from_ne_bytes(cells.stack_addr()) == u128::from_ne_bytes(change.address);
+    if found == 0 && mtu >= LEAST_MTU && still {
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (asked.dmac, asked.smac);
         let macs = [a, b, c, d, e, f, g, h, i, j, k, l];
         cells.set_hop(&Hop { ifindex: asked.ifindex, macs, mtu });

@@ -411,6 +411,9 @@ pub(crate) fn adopt<H: Enforcer>(host: &H, case: &mut Case, cells: &ConnCells<H:
     }
     let nat = &case.nat;
     cells.judged.set(Judged::new(judged.revision(), judged.verdict(), NAT_NONE).0);
+    // The way that was known leads to the backend before.
+    cells.set_hop(&Hop::NONE);
+    cells.hop_ticks.set(0);
     let (address, port, peer_port) = nat.stack_side(&case.seen);
     cells.set_stack_addr(&address);
     cells.stack_ports.set(u32::from(port) | u32::from(peer_port) << 16);

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use datapath_abi::service::{FROM_POD, Served};
+use datapath_abi::service::{Backend, FROM_POD, Served};
 
-use crate::kernel::cluster::{Cluster, remote};
+use crate::kernel::cluster::{Cluster, backend, pod, remote, simple};
 use crate::kernel::lab::{ip, within};
 
 /// How often a client asks.
@@ -243,4 +243,31 @@ fn what_the_stack_does_not_let_through_has_no_short_way() {
     ip(&["netns", "exec", &node, "nft", "flush", "ruleset"]);
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert_eq!(ask(&socket, 10).unwrap(), 63);
+}
+
+#[test]
+fn another_backend_is_another_way() {
+    let mut cluster = serve("fwdb");
+    let near = SocketAddr::new(pod(false, 1), 8053);
+    let socket = within(&cluster.ns("p1"), move || UdpSocket::bind(near).unwrap());
+    std::thread::spawn(move || {
+        while let Ok((left, from)) = receive(&socket) {
+            let _ = socket.send_to(&[left, b'n'], from);
+        }
+    });
+    let socket = client(&cluster, false);
+    for _ in 0..5 {
+        assert_eq!(ask(&socket, 100).unwrap(), 63);
+    }
+    // The first backend is gone: datagrams go to the other one, at once, and not the way that led to the first.
+    let slots = cluster.backends(1, &[near]);
+    cluster.frontend(17, vip(false), simple(1, slots));
+    let gone = backend(0, "0.0.0.0:0".parse().unwrap());
+    cluster.datapath.services().put_backends(&[(0, Backend { flags: 0, ..gone })]).unwrap();
+    for _ in 0..20 {
+        socket.send(&[1; 100]).unwrap();
+        let mut answer = [0; 2];
+        assert_eq!(socket.recv(&mut answer).unwrap(), 2, "not the backend that serves now");
+        assert_eq!(answer, [63, b'n']);
+    }
 }
