@@ -4,7 +4,7 @@
 //! source is a folder of Kubernetes manifests ([`Manifests`]); a watcher of the Kubernetes API is
 //! another implementation of the same trait.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -123,6 +123,12 @@ pub struct Problem {
 // === impl Snapshot ===
 
 impl Snapshot {
+    /// Addresses of a node, as its Node object says.
+    pub(crate) fn addresses_of(&self, node: &str) -> BTreeSet<IpAddr> {
+        let known = self.nodes.iter().filter(|known| known.name == node);
+        known.flat_map(|known| known.addresses.iter().copied()).collect()
+    }
+
     /// The endpoint slices by namespace and name of their service.
     pub(crate) fn slices_by_service(&self) -> HashMap<(&str, &str), Vec<&EndpointSlice>> {
         let mut found: HashMap<_, Vec<_>> = HashMap::new();

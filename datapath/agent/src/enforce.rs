@@ -222,9 +222,8 @@ impl Enforcer {
                 tidy = Instant::now() + TIDY;
                 self.tidy();
                 // Of IPsec policies nobody tells.
-                let detour = self.host.detour().ok();
-                let known = self.fed.as_ref().map(|fed| fed.place.detour);
-                if self.servicer.is_some() && detour != known {
+                let detour = self.detour();
+                if self.fed.as_ref().is_some_and(|fed| fed.place.detour != detour) {
                     self.fed = None;
                     pending = true;
                 }
@@ -296,7 +295,7 @@ impl Enforcer {
         };
         let why =
             place.detour.map(|why| format!("every packet goes by the stack: there are {why}"));
-        self.status.warn("forwarding", why.filter(|_| servicer.is_direct()).into_iter().collect());
+        self.status.warn("forwarding", why.into_iter().collect());
         self.unserved = None;
         match servicer.update(snapshot, &self.node, roles) {
             Ok(None) => {}
@@ -333,11 +332,19 @@ impl Enforcer {
         let before = std::mem::take(&mut self.ports);
         self.ports = Ports::new(before, &links, snapshot, &directory, &self.node, &mut self.host);
         let uplinks = uplinks(&links, &self.ports);
-        let detour = self.host.detour().unwrap_or_else(|error| {
+        let detour = self.detour();
+        Ok(Place { local, addresses, interfaces: self.interfaces(), uplinks, detour })
+    }
+
+    /// Why packets must go by the stack; none where they do anyway.
+    fn detour(&mut self) -> Option<&'static str> {
+        if !self.servicer.as_ref().is_some_and(Servicer::is_direct) {
+            return None;
+        }
+        self.host.detour().unwrap_or_else(|error| {
             tracing::debug!(%error, "routing rules");
             Some("routing rules that cannot be read")
-        });
-        Ok(Place { local, addresses, interfaces: self.interfaces(), uplinks, detour })
+        })
     }
 
     fn compile<T: Default>(&self, work: impl FnOnce(&mut Compiler) -> T) -> T {

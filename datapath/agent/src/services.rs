@@ -327,8 +327,7 @@ impl Servicer {
     }
 
     fn served_of(&self, snapshot: &Snapshot, node: &str, roles: &Roles) -> BTreeMap<u32, Served> {
-        let known = snapshot.nodes.iter().filter(|known| known.name == node);
-        let known: BTreeSet<&IpAddr> = known.flat_map(|known| &known.addresses).collect();
+        let known = snapshot.addresses_of(node);
         let none = [0; 16];
         let direct = if self.options.direct && !roles.detour { DIRECT } else { 0 };
         let pod = Served { flags: FROM_POD | direct, pad: 0, v4: none, v6: none };

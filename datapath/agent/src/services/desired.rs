@@ -90,6 +90,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
     let mut ports = BTreeMap::new();
     let slices = snapshot.slices_by_service();
     let weights = PodWeights::new(snapshot);
+    let known = snapshot.addresses_of(&here.node);
     let zone = snapshot.nodes.iter().find(|node| node.name == here.node);
     let zone = zone.and_then(|node| node.labels.get("topology.kubernetes.io/zone"));
     let zone = zone.map(String::as_str).unwrap_or_default();
@@ -111,7 +112,7 @@ pub(crate) fn desired(snapshot: &Snapshot, here: &Here) -> (BTreeMap<PortId, Por
                 protocol: port.protocol,
             };
             let mut made = service_port(service, port, &endpoints, here, zone);
-            forwarding::choose(&mut made, service, port, here, snapshot);
+            forwarding::choose(&mut made, service, port, here, &known);
             if place == 0 {
                 // At its other ports nobody listens, and clients are told so.
                 let others = |ip: &IpAddr| {

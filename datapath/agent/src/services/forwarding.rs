@@ -8,17 +8,18 @@ use datapath_abi::service::{CLUSTER_ONLY, DSR, LOCAL, LocalKey};
 use datapath_policy::{address, octets};
 
 use super::desired::{Here, Port};
-use crate::control::{Forwarding, Service, ServicePort, Snapshot};
+use crate::control::{Forwarding, Service, ServicePort};
 
 const TCP: u8 = 6;
 
-/// Marks the frontends that are to be forwarded directly, or says why they are not.
+/// Marks the frontends that are to be forwarded directly, or says why they are not. `known`: by which addresses other
+/// nodes know this one.
 pub(super) fn choose(
     made: &mut Port,
     service: &Service,
     port: &ServicePort,
     here: &Here,
-    snapshot: &Snapshot,
+    known: &BTreeSet<IpAddr>,
 ) {
     if matches!(service.kind.as_str(), "NodePort" | "LoadBalancer") {
         made.node_port = port.node_port;
@@ -28,14 +29,17 @@ pub(super) fn choose(
         Forwarding::Dsr => true,
         Forwarding::Hybrid => port.protocol == TCP,
     };
+    if !direct {
+        return;
+    }
     for v4 in [true, false] {
-        let why = obstacle(made, v4, here, snapshot);
+        let why = obstacle(made, v4, here, known);
         let external = made.frontends.iter_mut().filter(|(key, frontend)| {
             let outside = frontend.flags & CLUSTER_ONLY == 0 && !frontend.candidates[1].is_empty();
             address(key.address).is_ipv4() == v4 && outside
         });
         let external: Vec<_> = external.map(|(_, frontend)| frontend).collect();
-        if !direct || external.is_empty() {
+        if external.is_empty() {
             continue;
         }
         match why {
@@ -46,15 +50,13 @@ pub(super) fn choose(
 }
 
 /// Why a port cannot be forwarded directly in one family.
-fn obstacle(port: &Port, v4: bool, here: &Here, snapshot: &Snapshot) -> Option<String> {
+fn obstacle(port: &Port, v4: bool, here: &Here, known: &BTreeSet<IpAddr>) -> Option<String> {
     let family = if v4 { "IPv4" } else { "IPv6" };
     let masqueraded = "what goes to backends on other nodes is masqueraded, not forwarded directly";
     let own = || here.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
     if own().next().is_none() {
         return Some(format!("this host has no {family} address: {masqueraded}"));
     }
-    let known = snapshot.nodes.iter().filter(|node| node.name == here.node);
-    let known: BTreeSet<&IpAddr> = known.flat_map(|node| &node.addresses).collect();
     if !own().any(|ip| known.contains(ip)) {
         let node = &here.node;
         return Some(format!(
