@@ -182,7 +182,8 @@ impl Connections {
     /// Removes connections; what they held is gone, so only after it was reported.
     pub fn remove(&self, keys: &[ConnKey]) -> Result<(), Error> {
         map::delete_batch(self.fd(), keys).doing(|| "removing connections")?;
-        if keys.is_empty() { Ok(()) } else { self.0.cache.forgotten() }
+        // A flow that comes back may be sent elsewhere by another CPU, so no way may outlive its entry.
+        if keys.is_empty() { Ok(()) } else { self.0.cache.renew() }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

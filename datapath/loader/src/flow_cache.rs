@@ -191,15 +191,10 @@ impl FlowCache {
         self.sweep().map(drop)
     }
 
-    /// Has every way looked at again: something that it follows from has changed.
+    /// Has every way looked at again: something that it follows from has changed. Where nothing is in the cache, nothing
+    /// is done.
     pub(crate) fn renew(&self) -> Result<(), Error> {
-        self.change(|_| ())
-    }
-
-    /// Connections were removed: a flow that comes back may be sent elsewhere by another CPU, so no way may outlive its
-    /// entry.
-    pub(crate) fn forgotten(&self) -> Result<(), Error> {
-        if self.0.active.load(Ordering::Relaxed) { self.renew() } else { Ok(()) }
+        if self.0.active.load(Ordering::Relaxed) { self.change(|_| ()) } else { Ok(()) }
     }
 
     fn change(&self, what: impl FnOnce(&mut CacheSettings)) -> Result<(), Error> {

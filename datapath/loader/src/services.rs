@@ -149,14 +149,12 @@ impl ServiceTables {
 
     /// Writes frontends, each as a whole: the last step of a change.
     pub fn put_frontends(&self, entries: &[(FrontendKey, Frontend)]) -> Result<(), Error> {
-        put(self.0.frontends.as_fd(), entries, service::FRONTENDS)?;
-        self.0.connections.cache().renew()
+        self.renewed(put(self.0.frontends.as_fd(), entries, service::FRONTENDS))
     }
 
     /// Removes frontends.
     pub fn remove_frontends(&self, keys: &[FrontendKey]) -> Result<(), Error> {
-        remove(self.0.frontends.as_fd(), keys, service::FRONTENDS)?;
-        self.0.connections.cache().renew()
+        self.renewed(remove(self.0.frontends.as_fd(), keys, service::FRONTENDS))
     }
 
     /// Writes slots from an index on.
@@ -166,33 +164,33 @@ impl ServiceTables {
 
     /// Writes backends, each by its index.
     pub fn put_backends(&self, entries: &[(u32, Backend)]) -> Result<(), Error> {
-        put(self.0.backends.as_fd(), entries, service::BACKENDS)?;
-        self.0.connections.cache().renew()
+        self.renewed(put(self.0.backends.as_fd(), entries, service::BACKENDS))
     }
 
     /// Writes prefixes of clients.
     pub fn put_source_ranges(&self, entries: &[SourceRange]) -> Result<(), Error> {
         let entries: Vec<_> = entries.iter().map(|range| (*range, 1u32)).collect();
-        put(self.0.source_ranges.as_fd(), &entries, service::SOURCE_RANGES)?;
-        self.0.connections.cache().renew()
+        self.renewed(put(self.0.source_ranges.as_fd(), &entries, service::SOURCE_RANGES))
     }
 
     /// Removes prefixes of clients.
     pub fn remove_source_ranges(&self, keys: &[SourceRange]) -> Result<(), Error> {
-        remove(self.0.source_ranges.as_fd(), keys, service::SOURCE_RANGES)?;
-        self.0.connections.cache().renew()
+        self.renewed(remove(self.0.source_ranges.as_fd(), keys, service::SOURCE_RANGES))
     }
 
     /// Says what is done at interfaces.
     pub fn put_served(&self, entries: &[(u32, Served)]) -> Result<(), Error> {
-        put(self.0.served.as_fd(), entries, service::SERVED)?;
-        self.0.connections.cache().renew()
+        self.renewed(put(self.0.served.as_fd(), entries, service::SERVED))
     }
 
     /// Stops translating at interfaces; what is being translated there stays so.
     pub fn remove_served(&self, keys: &[u32]) -> Result<(), Error> {
-        remove(self.0.served.as_fd(), keys, service::SERVED)?;
-        self.0.connections.cache().renew()
+        self.renewed(remove(self.0.served.as_fd(), keys, service::SERVED))
+    }
+
+    /// After a change that ways of the flow cache follow from.
+    fn renewed(&self, written: Result<(), Error>) -> Result<(), Error> {
+        written.and_then(|()| self.0.connections.cache().renew())
     }
 
     /// What is done at interfaces.
@@ -252,7 +250,7 @@ impl ServiceTables {
             slots: read_array(tables.slots.as_fd(), service::SLOTS)?,
             backends: read_array(tables.backends.as_fd(), service::BACKENDS)?,
             source_ranges: ranges.into_iter().map(|(range, _)| range).collect(),
-            served: read(tables.served.as_fd(), 0, service::SERVED)?,
+            served: self.served()?,
             locals: read(tables.locals.as_fd(), LocalKey::new_zeroed(), service::LOCALS)?,
             prefixes: read_slowly(tables.prefixes.as_fd(), service::PREFIXES)?,
             settings: Some(self.settings()?),

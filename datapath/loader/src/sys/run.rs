@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::{Attributes, Command, bpf};
 
 #[repr(C)]
+#[derive(Default)]
 struct TestRun {
     program: u32,
     retval: u32,
@@ -54,6 +55,22 @@ pub(crate) struct Ran {
     pub(crate) nanoseconds: u32,
 }
 
+// === impl XdpContext ===
+
+impl XdpContext {
+    /// Of a packet that comes in by an interface.
+    fn arriving(packet: &[u8], ifindex: u32) -> Self {
+        Self {
+            data: 0,
+            data_end: packet.len() as u32,
+            data_meta: 0,
+            ingress_ifindex: ifindex,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        }
+    }
+}
+
 /// Runs a classifier `repeat` times; the packet as the last run left it goes to `out`.
 pub(crate) fn run(
     program: BorrowedFd<'_>,
@@ -72,14 +89,7 @@ pub(crate) fn run_at(
     repeat: u32,
     ifindex: u32,
 ) -> io::Result<Ran> {
-    let context = XdpContext {
-        data: 0,
-        data_end: packet.len() as u32,
-        data_meta: 0,
-        ingress_ifindex: ifindex,
-        rx_queue_index: 0,
-        egress_ifindex: 0,
-    };
+    let context = XdpContext::arriving(packet, ifindex);
     run_with(program, packet, out, repeat, &[context])
 }
 
@@ -92,21 +102,14 @@ fn run_with(
 ) -> io::Result<Ran> {
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
-        retval: 0,
         data_size_in: packet.len() as u32,
         data_size_out: out.len() as u32,
         data_in: packet.as_ptr() as u64,
         data_out: if out.is_empty() { 0 } else { out.as_mut_ptr() as u64 },
         repeat,
-        duration: 0,
         ctx_size_in: size_of_val(context) as u32,
-        ctx_size_out: 0,
         ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
-        ctx_out: 0,
-        flags: 0,
-        cpu: 0,
-        batch_size: 0,
-        pad: 0,
+        ..TestRun::default()
     };
     // SAFETY: the kernel reads `packet` and `context`, and writes at most `out.len()` bytes to `out`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
@@ -117,21 +120,11 @@ fn run_with(
 pub(crate) fn run_on(program: BorrowedFd<'_>, arguments: &[u64], cpu: u32) -> io::Result<u32> {
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
-        retval: 0,
-        data_size_in: 0,
-        data_size_out: 0,
-        data_in: 0,
-        data_out: 0,
-        repeat: 0,
-        duration: 0,
         ctx_size_in: size_of_val(arguments) as u32,
-        ctx_size_out: 0,
         ctx_in: arguments.as_ptr() as u64,
-        ctx_out: 0,
         flags: ON_CPU,
         cpu,
-        batch_size: 0,
-        pad: 0,
+        ..TestRun::default()
     };
     // SAFETY: the kernel reads `arguments`.
     unsafe { bpf(Command::TestRun, &mut attributes)? };
@@ -146,31 +139,17 @@ pub(crate) fn run_live(
     ifindex: u32,
     repeat: u32,
 ) -> io::Result<()> {
-    let context = XdpContext {
-        data: 0,
-        data_end: packet.len() as u32,
-        data_meta: 0,
-        ingress_ifindex: ifindex,
-        rx_queue_index: 0,
-        egress_ifindex: 0,
-    };
+    let context = XdpContext::arriving(packet, ifindex);
     let mut attributes = TestRun {
         program: program.as_raw_fd() as u32,
-        retval: 0,
         data_size_in: packet.len() as u32,
-        data_size_out: 0,
         data_in: packet.as_ptr() as u64,
-        data_out: 0,
         repeat,
-        duration: 0,
         ctx_size_in: size_of::<XdpContext>() as u32,
-        ctx_size_out: 0,
         ctx_in: (&raw const context) as u64,
-        ctx_out: 0,
         flags: LIVE_FRAMES,
-        cpu: 0,
         batch_size: 64,
-        pad: 0,
+        ..TestRun::default()
     };
     // SAFETY: the kernel reads `packet` and `context`, and writes nothing.
     unsafe { bpf(Command::TestRun, &mut attributes).map(drop) }
