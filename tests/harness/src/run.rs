@@ -44,13 +44,10 @@ impl Run {
         }
         let mut held = lock(id)?;
         // Another run that looks for what dead ones left may hold it for a moment.
-        for _ in 0..20 {
-            if held.is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            held = lock(id)?;
-        }
+        let _ = wait_until("the name is free", Duration::from_secs(1), || {
+            held = held.take().or_else(|| lock(id).ok().flatten());
+            held.is_some()
+        });
         let lock = held.ok_or_else(|| Error::Busy(id.to_owned()))?;
         remove(id);
         remove_dead();
